@@ -12,15 +12,15 @@
 #include "sidecar/redis_url.h"
 
 struct config {
-    char *socket_path;          // --socket
-    mode_t socket_mode;         // --socket-mode, octal
-    gid_t socket_group;         // --socket-group, name or number; (gid_t)-1: not set
-    struct redis_url redis;     // --redis, else REDIS_URL, else the default
-    char *redis_password_file;  // --redis-password-file, or NULL
-    char *key_prefix;           // --key-prefix
-    int64_t lock_ttl_ms;        // --lock-ttl
-    int64_t max_lock_ttl_ms;    // --max-lock-ttl
-    int64_t revoke_margin_ms;   // --revoke-margin; 0: a fifth of each lease's TTL
+    char *socket_path;                // --socket
+    mode_t socket_mode;               // --socket-mode, octal
+    gid_t socket_group;               // --socket-group, name or number; (gid_t)-1: not set
+    struct redis_url redis;           // --redis, else REDIS_URL, else the default
+    char *redis_password_file;        // --redis-password-file, or NULL
+    char *key_prefix;                 // --key-prefix
+    int64_t lock_ttl_ms;              // --lock-ttl
+    int64_t max_lock_ttl_ms;          // --max-lock-ttl
+    int64_t revoke_margin_ms;         // --revoke-margin; 0: a fifth of each lease's TTL
     int64_t workflow_deadline_ms;     // --actor-workflow-deadline
     int64_t max_workflow_deadline_ms; // --max-workflow-deadline
     int64_t max_leases_per_uid;       // --max-leases-per-uid

@@ -57,10 +57,10 @@ struct store_completion {
     bool certain;
     int64_t fence;       // acquire, OK: the fencing token stored with the lease
     int64_t pttl_ms;     // acquire, HELD: the key's PTTL, -1 without one
-    const char *value;   // acquire, HELD: the value (borrowed), NULL when it is no string or too long
+    const char *value;   // acquire, HELD: the value, borrowed; NULL when no string, or too long
     size_t value_length; //   its length, also when value is NULL
     const char *type;    // acquire, HELD: the key's type where it is no string, else NULL
-    const char *error;   // UNAVAILABLE, REFUSED, UNSENT, LOST: Redis' or the system's words, or NULL
+    const char *error;   // UNAVAILABLE, REFUSED, UNSENT, LOST: why, in words, or NULL
 };
 
 struct store_acquire {

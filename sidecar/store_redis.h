@@ -13,9 +13,10 @@ struct store_redis_options {
     struct redis_url url;      // borrowed strings, for the store's life
     const char *password_file; // or NULL; read again at each connect, wins over the URL's password
     const char *key_prefix;    // borrowed
-    int64_t silence_ms;        // the connection is replaced after this long without a byte while
-                               // replies are due (--lock-ttl / 12); also bounds connect and handshake
-    int64_t backoff_min_ms;    // reconnect pauses grow from here, with jitter
+    // The connection is replaced after this long without a byte while replies are due
+    // (--lock-ttl / 12); it also bounds connect and handshake.
+    int64_t silence_ms;
+    int64_t backoff_min_ms; // reconnect pauses grow from here, with jitter
     int64_t backoff_max_ms;
 };
 
