@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The lease machine: one lease's life as a pure function of (state, event, now). No I/O, no clock,
+// no allocation; all timing arithmetic of the sidecar is in lease.c.
+//
+// Times are milliseconds of CLOCK_BOOTTIME. The names of the rules (T, P, M, C, R, D) are DESIGN's:
+//
+//     T  the lease's TTL                    P = T/3   from one heartbeat to the next
+//     drift = T/100 + 2                     M         revoke margin: max(T/5, widened) or as set
+//     C = T/12  bound of one call           R = max(T/60, 5)  pause before a retry
+//     valid_until = send time of the newest positive answer + T - drift
+//     D = valid_until - M                   the revoke time
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "protocol/wire.h"
+
+enum {
+    LEASE_MIN_MARGIN_MS = 50,
+    LEASE_MIN_RETRY_MS = 5,
+    LEASE_SPREAD = 1024, // events carry a random spread in [0, LEASE_SPREAD)
+};
+#define LEASE_MAX_SPAN_MS INT64_C(2147483647) // longest TTL or deadline: 24 days
+
+struct lease_rules {
+    int64_t revoke_margin_ms; // 0: a fifth of each lease's TTL
+    int64_t widen_ms;         // added to every margin when the loop was seen to be late
+};
+
+int64_t lease_heartbeat_ms(int64_t ttl_ms);
+int64_t lease_call_ms(int64_t ttl_ms);
+int64_t lease_retry_ms(int64_t ttl_ms);
+int64_t lease_drift_ms(int64_t ttl_ms);
+int64_t lease_margin_ms(const struct lease_rules *rules, int64_t ttl_ms);
+
+// 0, or -EINVAL with the reason and its numbers in why: a TTL under the least, a margin under
+// max(T/10, 50 ms), or P + 2C + R > T - drift - M (one heartbeat could fail, and its retry could not
+// be confirmed before D).
+int lease_rules_check(const struct lease_rules *rules, int64_t ttl_ms, char *why, size_t size);
+
+enum lease_state {
+    LEASE_NEW,       // not begun
+    LEASE_QUEUED,    // behind another lease of its key
+    LEASE_ACQUIRING, // asked of the store; the client waits
+    LEASE_ABANDONED, // asked of the store; nobody waits any more
+    LEASE_HELD,      // granted and heartbeated
+    LEASE_RELEASING, // released by the client, which waits for the delete's outcome
+    LEASE_ENDING,    // ended, its holder told or cut off; its key stays until valid_until or an ack
+    LEASE_OWED,      // a compare-and-delete is owed; nobody waits
+    LEASE_GONE,      // over; the slot may be reused
+    LEASE_STATE_COUNT,
+};
+
+extern const char *const lease_state_names[LEASE_STATE_COUNT];
+
+enum lease_event_kind {
+    LEASE_ON_QUEUE,         // NEW: wait behind another lease of the key
+    LEASE_ON_START,         // NEW, QUEUED: ask the store
+    LEASE_ON_GRANTED,       // the store granted it (sent_at_ms, spread)
+    LEASE_ON_DENIED,        // the key is another's, or nothing was sent or done
+    LEASE_ON_UNKNOWN,       // no answer: it may have been granted, or may yet be
+    LEASE_ON_RENEWED,       // (sent_at_ms, spread, late)
+    LEASE_ON_RENEW_FAILED,  // no positive answer; proves nothing
+    LEASE_ON_NOT_OWNER,     // the key is not ours
+    LEASE_ON_DELETED,       // the compare-and-delete found the key and deleted it (certain)
+    LEASE_ON_NOT_THERE,     // it found nothing of ours (certain)
+    LEASE_ON_DELETE_FAILED, // no answer, or an error
+    LEASE_ON_RELEASE,       // a client released it (tell: its holder is another connection)
+    LEASE_ON_UNBIND,        // the client's own end (tell: it may still read)
+    LEASE_ON_CUT,           // the sidecar gave its connection up: nobody was told
+    LEASE_ON_SHUTDOWN,      // the drain time is over
+    LEASE_ON_STORE_UP,      // the store is reachable again
+    LEASE_ON_WAKE,          // lease_wake_at has come
+    LEASE_EVENT_COUNT,
+};
+
+extern const char *const lease_event_names[LEASE_EVENT_COUNT];
+
+struct lease_event {
+    enum lease_event_kind kind;
+    int64_t sent_at_ms;
+    uint32_t spread;
+    bool late;    // RENEWED: the attempt had timed out already
+    bool certain; // DELETED, NOT_THERE: nothing sent earlier can still arrive
+    bool tell;    // RELEASE, UNBIND: send the holder a revoked event
+};
+
+// What the caller is to do, in the order of the bits.
+enum lease_action {
+    LEASE_DO_ACQUIRE = 1 << 0, // submit
+    LEASE_DO_TELL_GRANTED = 1 << 1,
+    LEASE_DO_TELL_DENIED = 1 << 2, // the acquire's refusal: the event's outcome says which
+    LEASE_DO_TELL_AT_RISK = 1 << 3,
+    LEASE_DO_TELL_RENEWED = 1 << 4,
+    LEASE_DO_TELL_REVOKED = 1 << 5,  // with lease->reason
+    LEASE_DO_TELL_RELEASED = 1 << 6, // the release's reply: lease_release_outcome
+    LEASE_DO_RENEW = 1 << 7,         // submit
+    LEASE_DO_DELETE = 1 << 8,        // submit
+    LEASE_DO_UNKEY = 1 << 9,         // it is no longer this sidecar's lease of its key
+    LEASE_DO_FORGET = 1 << 10,
+};
+
+enum lease_flag {
+    LEASE_RENEWING = 1 << 0,  // a renewal is with the store
+    LEASE_DELETING = 1 << 1,  // a delete is with the store
+    LEASE_UNSETTLED = 1 << 2, // a renewal was submitted since the newest positive answer
+    LEASE_LOST = 1 << 3,      // Redis said that the key is not ours
+    LEASE_REVOKED = 1 << 4,   // its holder was told, or cut off, before it released
+    LEASE_FREED = 1 << 5,     // a delete found the key
+    LEASE_FAILED = 1 << 6,    // the release's delete was not answered in time
+    LEASE_RISK_TOLD = 1 << 7, // at_risk was said since the newest positive answer
+    LEASE_EXPIRES = 1 << 8,   // on_disconnect "expire"
+};
+
+struct lease {
+    // HELD, ENDING: valid_until. RELEASING: its reply is due. OWED: after it nothing of ours can live.
+    int64_t until_ms;
+    // HELD: the next heartbeat or, while RENEWING, when it was submitted. RELEASING, OWED: next try.
+    int64_t next_ms;
+    // HELD: when it was granted. After: for how long it was held.
+    int64_t held_ms;
+    uint32_t ttl_ms;
+    uint32_t deadline_ms; // from the grant
+    uint16_t flags;
+    uint8_t state;  // enum lease_state; set by lease.c alone
+    uint8_t reason; // enum wire_reason, when REVOKED
+};
+
+void lease_init(struct lease *lease, int64_t ttl_ms, int64_t deadline_ms, bool expires);
+
+struct lease_actions {
+    unsigned set;           // LEASE_DO_x
+    int64_t valid_until_ms; // as promised to the holder last; with TELL_GRANTED, _RENEWED, _REVOKED
+};
+
+// Carries the event out and returns the actions. An event that a state does not expect (a late
+// completion) changes nothing; any event for a lease that is GONE is a bug of the caller, asserted.
+struct lease_actions lease_step(struct lease *lease, const struct lease_rules *rules,
+                                const struct lease_event *event, int64_t now_ms);
+
+// When LEASE_ON_WAKE is due; INT64_MAX for never.
+int64_t lease_wake_at(const struct lease *lease, const struct lease_rules *rules);
+
+// HELD: the revoke time D, and the instant of the workflow deadline.
+int64_t lease_revoke_at(const struct lease *lease, const struct lease_rules *rules);
+int64_t lease_deadline_at(const struct lease *lease);
+
+// A renewal's own bound when it is written now: min(C, D - now), at least 1.
+int64_t lease_renew_timeout(const struct lease *lease, const struct lease_rules *rules,
+                            int64_t now_ms);
+
+// What a revoked event promises: for how long the key is sure to be nobody else's.
+int64_t lease_safe_ms(enum wire_reason reason, int64_t valid_until_ms, int64_t now_ms);
+
+// For how long it is or was held.
+int64_t lease_held_for(const struct lease *lease, int64_t now_ms);
+
+enum lease_release_outcome {
+    LEASE_RELEASE_DONE,        // it was held and its key is deleted
+    LEASE_RELEASE_LOST,        // it had been revoked, or the key was not ours any more
+    LEASE_RELEASE_UNAVAILABLE, // Redis did not answer in time; the delete is owed
+};
+enum lease_release_outcome lease_release_outcome(const struct lease *lease);
+
+// HELD: its client acts on it.
+static inline bool lease_is_live(const struct lease *lease)
+{
+    return lease->state == LEASE_HELD;
+}
+
+// It is the one lease of its key in this sidecar: another acquire is answered or queued behind it.
+static inline bool lease_has_key(const struct lease *lease)
+{
+    return lease->state == LEASE_ACQUIRING || lease->state == LEASE_ABANDONED ||
+           lease->state == LEASE_HELD;
+}
+
+// Something is still to be done or waited for before the sidecar may stop.
+static inline bool lease_is_pending(const struct lease *lease)
+{
+    return lease->state != LEASE_GONE &&
+           !(lease->state == LEASE_ENDING && (lease->flags & LEASE_LOST));
+}
