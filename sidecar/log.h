@@ -4,13 +4,16 @@
 // once is dropped and counted, and the next line that goes through says how many were ("dropped").
 // No caller ever passes a lease token or a password.
 //
-//     log_event(LOG_INFO, "lease revoked", "key", LOG_STR(key), "reason", LOG_STR(reason),
-//               "held_ms", LOG_INT(held));
+//     log_info("lease revoked", LOG_FIELD_BYTES("key", key, key_length),
+//              LOG_FIELD_STR("reason", reason), LOG_FIELD_INT("held_ms", held));
+//
+// For the loop's thread only. The caller ignores SIGPIPE.
 #pragma once
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR, LOG_LEVEL_COUNT };
 enum log_format { LOG_LOGFMT, LOG_JSON, LOG_FORMAT_COUNT };
@@ -41,7 +44,7 @@ void log_write(enum log_level level, const char *message, const struct log_field
 #define LOG_FIELD_INT(field_name, value)                                                           \
     ((struct log_field){.name = (field_name), .integer = (value)})
 
-// log_info("message", LOG_FIELD_STR("key", key), LOG_FIELD_INT("n", 3)); fields are optional.
+// Field names are constants of [a-z_]. Fields are optional, and not evaluated when level is off.
 #define LOG_AT(level, message, ...)                                                                \
     do {                                                                                           \
         if (log_enabled(level)) {                                                                  \
