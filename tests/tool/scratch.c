@@ -148,24 +148,36 @@ void scratch_write(const char *path, const char *text)
     close(fd);
 }
 
+// What the child does first, its signals still blocked. check's handlers of these kill the whole
+// group of the test: a child must not run them.
+static void begin_child(pid_t parent, const sigset_t *mask)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) // it went before we could ask
+        _exit(127);
+    signal(SIGTERM, SIG_DFL);
+    signal(SIGINT, SIG_DFL);
+    signal(SIGALRM, SIG_DFL);
+    sigprocmask(SIG_SETMASK, mask, NULL);
+    child_count = 0;
+}
+
 pid_t scratch_fork(void)
 {
     pid_t parent = getpid();
+    sigset_t all, mask;
     pid_t pid;
 
     ck_assert_uint_lt(child_count, MAX_CHILDREN);
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &mask);
     pid = fork();
-    ck_assert_msg(pid >= 0, "fork: %s", strerror(errno));
     if (pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        signal(SIGTERM, SIG_DFL); // check's own handlers kill the group of the test
-        signal(SIGINT, SIG_DFL);
-        signal(SIGALRM, SIG_DFL);
-        if (getppid() != parent) // it went before we could ask
-            _exit(127);
-        child_count = 0;
+        begin_child(parent, &mask);
         return 0;
     }
+    sigprocmask(SIG_SETMASK, &mask, NULL);
+    ck_assert_msg(pid >= 0, "fork: %s", strerror(errno));
     children[child_count++] = pid;
     return pid;
 }
