@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The keeper holds the leases: it turns requests, the store's answers and the clock into events of
+// the lease machine, and carries the machine's actions out. It does no I/O of its own: lines go into
+// sessions, calls to the store, and `now` comes from outside, so the simulator drives the same code.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "protocol/message.h"
+#include "sidecar/account.h"
+#include "sidecar/heap.h"
+#include "sidecar/lease.h"
+#include "sidecar/session.h"
+#include "sidecar/store.h"
+#include "sidecar/table.h"
+
+enum {
+    KEEPER_SWEEP = 4096, // leases woken, or walked over, in one turn of the loop
+    KEEPER_RANDOM = 2048,
+};
+
+enum { KEEPER_E_FULL = 1 }; // a uid is at its cap
+
+struct keeper_options {
+    struct lease_rules rules;
+    int64_t lock_ttl_ms;
+    int64_t max_lock_ttl_ms;
+    int64_t workflow_deadline_ms;
+    int64_t max_workflow_deadline_ms;
+    uint32_t caps[ACCOUNT_KIND_COUNT]; // per uid
+    const char *host;                  // borrowed; no spaces
+    // Fills bytes with randomness; tokens and the instance's name come from it.
+    void (*random)(void *context, void *bytes, size_t size);
+    void *random_context;
+};
+
+// A walk over all slots after the store came up, or at shutdown, some slots a turn.
+enum keeper_walk { KEEPER_WALK_NONE, KEEPER_WALK_OWED, KEEPER_WALK_HELD, KEEPER_WALK_SHUTDOWN };
+
+struct keeper {
+    struct keeper_options options;
+    struct store *store;
+    struct table table;
+    struct heap heap;
+    struct accounts accounts;
+    struct session **sessions; // owned array; by number, NULL where free
+    uint32_t session_count;
+    uint32_t session_free; // a number to try first
+    struct pending *free_pending;
+    char instance[WIRE_INSTANCE_DIGITS + 1];
+    int64_t fence_floor; // the highest fencing token seen
+    uint32_t pending;    // leases for which lease_is_pending
+    bool draining;       // no new leases
+    char *store_error;   // owned; why the store is down
+    enum keeper_walk walk;
+    uint32_t walk_at;
+    size_t random_left;
+    uint8_t random[KEEPER_RANDOM];
+};
+
+// Sets the store's hooks. options' strings and the store outlive the keeper. 0 or -ENOMEM.
+int keeper_init(struct keeper *keeper, const struct keeper_options *options, struct store *store);
+// After keeper_close_session of each session. No completion may come any more.
+void keeper_deinit(struct keeper *keeper);
+
+// ---- Sessions ----
+
+// session->pid, uid and output are set. 0, KEEPER_E_FULL (too many connections of its uid) or -ENOMEM.
+int keeper_open_session(struct keeper *keeper, struct session *session);
+// The client sends no more (half-close): its leases end, with last words; requests already read are
+// still answered. The owner closes the session when unanswered is 0.
+void keeper_end_input(struct keeper *keeper, struct session *session, int64_t now_ms);
+// The session is over. gone: by the client's own doing, so its leases end and are freed; else it was
+// cut off by the sidecar, and their keys stay until valid_until.
+void keeper_close_session(struct keeper *keeper, struct session *session, bool gone, int64_t now_ms);
+
+// ---- Requests (their replies go to the session, now or later) ----
+
+void keeper_acquire(struct keeper *keeper, struct session *session,
+                    const struct message_request *request, int64_t now_ms);
+void keeper_release(struct keeper *keeper, struct session *session,
+                    const struct message_request *request, int64_t now_ms);
+
+// ---- Time ----
+
+// Wakes what is due, bounded; call it again while keeper_next_wake <= now.
+void keeper_sweep(struct keeper *keeper, int64_t now_ms);
+int64_t keeper_next_wake(const struct keeper *keeper);
+
+// ---- The end ----
+
+// No new leases from now on.
+void keeper_drain(struct keeper *keeper);
+// Revokes all that is held (reason shutdown).
+void keeper_shutdown(struct keeper *keeper, int64_t now_ms);
+// Nothing is held, owed or waited for.
+bool keeper_is_idle(const struct keeper *keeper);

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Every line the sidecar says about a lease, written into a session. A line is either whole in the
+// session's buffer or, when memory is out, marks the buffer failed, which cuts the client off.
+#pragma once
+
+#include <stdint.h>
+
+#include "protocol/message.h"
+#include "sidecar/keeper.h"
+
+void tell_granted(const struct keeper *keeper, struct session *session, const struct slot *slot,
+                  const struct message_id *id, int64_t waited_ms);
+
+// The refusal of an acquire, by what the store said.
+void tell_denied(const struct keeper *keeper, struct session *session, const struct slot *slot,
+                 const struct pending *pending, const struct store_completion *completion,
+                 int64_t now_ms);
+// errLockHeld, the holder being a lease of this sidecar.
+void tell_held_here(const struct keeper *keeper, struct session *session, const char *key,
+                    size_t key_length, const struct message_id *id, const struct slot *holder,
+                    int64_t waited_ms, int64_t now_ms);
+void tell_cancelled(struct session *session, const struct slot *slot, const struct pending *pending,
+                    int64_t now_ms);
+
+void tell_revoked(const struct keeper *keeper, struct session *session, const struct slot *slot,
+                  int64_t valid_until_ms, int64_t now_ms);
+void tell_renewed(struct session *session, const struct slot *slot);
+void tell_at_risk(const struct keeper *keeper, struct session *session, const struct slot *slot,
+                  int64_t now_ms);
+
+void tell_released(struct session *session, const struct slot *slot, const struct message_id *id);
+
+// A refusal with a message (printf-like). op may be WIRE_OP_COUNT, id NULL.
+void tell_error(struct session *session, enum wire_op op, const struct message_id *id,
+                enum wire_error error, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
+
+// The "holder" member for a lease of this sidecar.
+void tell_holder(const struct keeper *keeper, struct buf *out, const struct slot *slot);
