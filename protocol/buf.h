@@ -27,7 +27,7 @@ static inline size_t buf_length(const struct buf *buf)
 
 static inline const char *buf_bytes(const struct buf *buf)
 {
-    return buf->data + buf->start;
+    return buf->data == NULL ? NULL : buf->data + buf->start;
 }
 
 // Room for at least size more bytes at the returned place, or NULL (and failed). The caller writes

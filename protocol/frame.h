@@ -16,11 +16,12 @@ enum {
 struct frame {
     size_t max_line;
     struct buf rest;   // bytes carried from one feed to the next
+    size_t scanned;    // bytes of rest known to hold no newline
     const char *chunk; // borrowed, between frame_feed and frame_save
     size_t chunk_length;
-    size_t chunk_at; // the first byte not yet looked at
-    bool skipping;   // inside an over-long line
-    // ... implementation may add fields
+    size_t chunk_line; // where the unfinished (or next) line begins in it
+    size_t chunk_at;   // the first byte not yet looked at
+    bool skipping;     // inside an over-long line
 };
 
 // max_line: the longest line in bytes, its newline (and the "\r" before it) not counted.
