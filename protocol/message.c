@@ -719,3 +719,12 @@ int message_parse(const char *line, size_t length, struct message_request *reque
     arena_close();
     return r;
 }
+
+const char *message_library_version(void)
+{
+#if JANSSON_VERSION_HEX >= 0x020d00
+    return jansson_version_str();
+#else
+    return JANSSON_VERSION;
+#endif
+}

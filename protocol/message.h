@@ -77,3 +77,6 @@ struct message_error {
 // WIRE_OP_COUNT), so the refusal can echo both. The line need not be NUL-terminated.
 int message_parse(const char *line, size_t length, struct message_request *request,
                   struct message_error *error);
+
+// The version of the JSON library this program runs with.
+const char *message_library_version(void);

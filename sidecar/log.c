@@ -34,6 +34,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "protocol/text.h"
 #include "sidecar/log.h"
 
 enum {
@@ -142,29 +143,6 @@ __attribute__((format(printf, 2, 3))) static void put_format(struct line *line, 
     put_string(line, text);
 }
 
-// The character at the front of text and its length in bytes; 0 bytes when it is not UTF-8.
-static size_t decode(const char *text, size_t length, uint32_t *character)
-{
-    static const uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
-    unsigned char lead = (unsigned char)text[0];
-    size_t size = lead < 0x80 ? 1 : lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : lead >= 0xc0 ? 2 : 0;
-    if (size == 0 || size > length || lead > 0xf4) {
-        return 0;
-    }
-    uint32_t value = size == 1 ? lead : lead & (0x7fU >> size);
-    for (size_t i = 1; i < size; i++) {
-        if (((unsigned char)text[i] & 0xc0) != 0x80) {
-            return 0;
-        }
-        value = value << 6 | ((unsigned char)text[i] & 0x3f);
-    }
-    if (value < smallest[size] || value > 0x10ffff || (value >= 0xd800 && value <= 0xdfff)) {
-        return 0;
-    }
-    *character = value;
-    return size;
-}
-
 // Controls (C0, DEL, C1), line and paragraph separators, and what turns the writing direction.
 static bool is_hidden(uint32_t character)
 {
@@ -177,18 +155,13 @@ static bool is_hidden(uint32_t character)
 // Encodes the character at the front of text into out (at least 8 bytes). Returns the bytes eaten.
 static size_t encode(const char *text, size_t length, char *out, size_t *out_length)
 {
-    uint32_t character = 0;
-    size_t size = decode(text, length, &character);
-    if (size == 0) {
-        *out_length = 6;
-        memcpy(out, "\\ufffd", 6);
-        return 1;
-    }
+    size_t size = 0;
+    uint32_t character = text_decode(text, length, &size);
     if (character == '"' || character == '\\') {
         *out_length = 2;
         out[0] = '\\';
         out[1] = (char)character;
-    } else if (is_hidden(character)) {
+    } else if (is_hidden(character) || (character == TEXT_REPLACEMENT && size == 1)) {
         *out_length = 6;
         snprintf(out, 8, "\\u%04x", (unsigned)character & 0xffff);
     } else {
