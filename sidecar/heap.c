@@ -64,8 +64,7 @@ static void sift_down(struct heap *heap, uint32_t place, struct heap_entry entry
         uint32_t child = 2 * place + 1;
         if (child >= heap->count)
             break;
-        if (child + 1 < heap->count &&
-            heap->entries[child + 1].at_ms < heap->entries[child].at_ms)
+        if (child + 1 < heap->count && heap->entries[child + 1].at_ms < heap->entries[child].at_ms)
             child++;
         if (entry.at_ms <= heap->entries[child].at_ms)
             break;

@@ -34,7 +34,8 @@ struct keeper_options {
     const char *host;                  // borrowed; no spaces
     // Fills bytes with randomness; tokens and the instance's name come from it.
     void (*random)(void *context, void *bytes, size_t size);
-    void *random_context;
+    int64_t (*clock)(void *context); // CLOCK_BOOTTIME, ms; read only when the store has input
+    void *context;                   // of both
 };
 
 // A walk over all slots after the store came up, or at shutdown, some slots a turn.
@@ -53,7 +54,10 @@ struct keeper {
     char instance[WIRE_INSTANCE_DIGITS + 1];
     int64_t fence_floor; // the highest fencing token seen
     uint32_t pending;    // leases for which lease_is_pending
+    uint32_t owed;       // those of them that are only owed a delete
+    int64_t give_up_ms;  // while stopping and only owed: when to end all the same; 0: not so yet
     bool draining;       // no new leases
+    bool stopping;       // what was held is revoked, and so is what is granted yet
     char *store_error;   // owned; why the store is down
     enum keeper_walk walk;
     uint32_t walk_at;
@@ -75,7 +79,8 @@ int keeper_open_session(struct keeper *keeper, struct session *session);
 void keeper_end_input(struct keeper *keeper, struct session *session, int64_t now_ms);
 // The session is over. gone: by the client's own doing, so its leases end and are freed; else it was
 // cut off by the sidecar, and their keys stay until valid_until.
-void keeper_close_session(struct keeper *keeper, struct session *session, bool gone, int64_t now_ms);
+void keeper_close_session(struct keeper *keeper, struct session *session, bool gone,
+                          int64_t now_ms);
 
 // ---- Requests (their replies go to the session, now or later) ----
 
@@ -96,5 +101,6 @@ int64_t keeper_next_wake(const struct keeper *keeper);
 void keeper_drain(struct keeper *keeper);
 // Revokes all that is held (reason shutdown).
 void keeper_shutdown(struct keeper *keeper, int64_t now_ms);
-// Nothing is held, owed or waited for.
-bool keeper_is_idle(const struct keeper *keeper);
+// After keeper_drain: nothing is held, owed or waited for; or only deletes are owed, and the time of
+// one call was not enough for them (Redis is away: their keys run out by themselves).
+bool keeper_is_drained(struct keeper *keeper, int64_t now_ms);

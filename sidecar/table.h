@@ -43,11 +43,11 @@ struct slot {
     uint32_t session_previous;
     uint32_t session_next; // also links the free slots
     uint32_t token_next;
-    uint32_t key_next;      // in the key index; of a queued slot: the one before it
-    uint32_t queue;         // of a key's lease: the last one queued; of a queued slot: the next
-    uint32_t heap_place;    // in the deadline heap
-    uint32_t pid;           // the holder's, as seen by the sidecar
-    uint16_t account;       // whose caps it counts against
+    uint32_t key_next;   // in the key index; of a queued slot: the one before it
+    uint32_t queue;      // of a key's lease: the last one queued; of a queued slot: the next
+    uint32_t heap_place; // in the deadline heap
+    uint32_t pid;        // the holder's, as seen by the sidecar
+    uint16_t account;    // whose caps it counts against
     uint16_t key_length : 10;
     uint16_t is_outside : 1;
     uint16_t has_key : 1; // in the key index

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A peer is freed only from its own read callback, from peers_flush and from peers_sweep: the
+// keeper's calls into session->output never free one, so a handler may go on writing to a session
+// whose socket has just failed.
+//
+// The socket is read into one buffer that all share. What is left of it after a turn (an unfinished
+// line, or requests over the turn's bound) is copied into the peer's frame; an idle peer owns no
+// buffer at all. While whole lines are left, the peer stands in the backlog and is not read.
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "sidecar/clock.h"
+#include "sidecar/dispatch.h"
+#include "sidecar/log.h"
+#include "sidecar/peer.h"
+
+#define container_of(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
+
+static struct peer *peer_of(struct session *session)
+{
+    return container_of(session, struct peer, session);
+}
+
+static struct peer *peer_by_number(const struct peers *peers, uint32_t number)
+{
+    return peer_of(peers->keeper->sessions[number]);
+}
+
+static void want(struct peer *peer, int events)
+{
+    int now = peer->io.active ? peer->io.events & (EV_READ | EV_WRITE) : 0;
+
+    if (now == events)
+        return;
+    ev_io_stop(peer->peers->loop, &peer->io);
+    ev_io_set(&peer->io, peer->io.fd, events);
+    if (events)
+        ev_io_start(peer->peers->loop, &peer->io);
+}
+
+static int reading(const struct peer *peer)
+{
+    return peer->session.input_ended ? 0 : EV_READ;
+}
+
+// ---- The end of a peer ----
+
+static void unlink_from(struct peer **list, struct peer *peer, size_t link)
+{
+    while (*list != peer)
+        list = (struct peer **)((char *)*list + link);
+    *list = *(struct peer **)((char *)peer + link);
+}
+
+static void peer_close(struct peer *peer, bool gone, int64_t now_ms)
+{
+    struct peers *peers = peer->peers;
+    uint32_t number = peer->session.number;
+
+    want(peer, 0);
+    heap_set(&peers->heap, number, peer->heap_place, INT64_MAX);
+    keeper_close_session(peers->keeper, &peer->session, gone, now_ms);
+    if (peer->is_dirty)
+        unlink_from(&peers->dirty, peer, offsetof(struct peer, next_dirty));
+    if (peer->in_backlog)
+        unlink_from(&peers->backlog, peer, offsetof(struct peer, next_backlog));
+    close(peer->io.fd);
+    frame_deinit(&peer->frame);
+    buf_deinit(&peer->session.out);
+    peers->count--;
+    free(peer);
+}
+
+static void cut_off(struct peer *peer, const char *why, int64_t now_ms)
+{
+    log_warn("client cut off", LOG_FIELD_STR("reason", why),
+             LOG_FIELD_INT("pid", peer->session.pid), LOG_FIELD_INT("uid", peer->session.uid),
+             LOG_FIELD_INT("unread_bytes", (int64_t)buf_length(&peer->session.out)));
+    peer_close(peer, false, now_ms);
+}
+
+// ---- Writing ----
+
+static void mark_dirty(struct peer *peer)
+{
+    if (peer->is_dirty)
+        return;
+    peer->is_dirty = 1;
+    peer->next_dirty = peer->peers->dirty;
+    peer->peers->dirty = peer;
+}
+
+static void write_out(struct peer *peer)
+{
+    struct buf *out = &peer->session.out;
+
+    peer->queued = 0;
+    while (buf_length(out) > 0) {
+        ssize_t n = send(peer->io.fd, buf_bytes(out), buf_length(out), MSG_NOSIGNAL);
+        if (n > 0) {
+            session_took(&peer->session, (size_t)n);
+            continue;
+        }
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK)
+            peer->is_gone = 1;
+        return;
+    }
+    buf_trim(out);
+}
+
+static void on_output(struct session *session)
+{
+    struct peer *peer = peer_of(session);
+
+    mark_dirty(peer);
+    if (++peer->queued >= PEER_BATCH && !peer->is_gone && !(peer->io.events & EV_WRITE))
+        write_out(peer);
+}
+
+static int64_t peer_deadline(const struct peer *peer)
+{
+    return peer->session.tell_by_ms < peer->close_by_ms ? peer->session.tell_by_ms
+                                                        : peer->close_by_ms;
+}
+
+// Writes; then the peer stays, is cut off, or is closed because all is said.
+static void settle(struct peer *peer, int64_t now_ms)
+{
+    struct session *session = &peer->session;
+    bool empty;
+
+    if (!peer->is_gone)
+        write_out(peer);
+    empty = buf_length(&session->out) == 0;
+    if (peer->is_gone) {
+        peer_close(peer, true, now_ms);
+    } else if (session->out.failed) {
+        cut_off(peer, "out of memory", now_ms);
+    } else if (buf_length(&session->out) > WIRE_MAX_UNREAD) {
+        cut_off(peer, "too much unread output", now_ms);
+    } else if (empty && session->input_ended && session->unanswered == 0 && !peer->in_backlog) {
+        peer_close(peer, true, now_ms);
+    } else {
+        want(peer, reading(peer) | (empty ? 0 : EV_WRITE));
+        heap_set(&peer->peers->heap, session->number, peer->heap_place, peer_deadline(peer));
+    }
+}
+
+void peers_flush(struct peers *peers, int64_t now_ms)
+{
+    struct peer *peer;
+
+    // Closing one may add lines for others, which are marked then; there are only so many to close.
+    while ((peer = peers->dirty)) {
+        peers->dirty = peer->next_dirty;
+        peer->is_dirty = 0;
+        settle(peer, now_ms);
+    }
+}
+
+// ---- Reading ----
+
+static void into_backlog(struct peer *peer)
+{
+    if (peer->in_backlog)
+        return;
+    peer->in_backlog = 1;
+    peer->next_backlog = peer->peers->backlog;
+    peer->peers->backlog = peer;
+}
+
+// Handles up to a turn's worth of lines. The frame holds the rest.
+static void handle_lines(struct peer *peer, int64_t now_ms)
+{
+    struct keeper *keeper = peer->peers->keeper;
+    const char *line;
+    size_t length;
+    int r = 1;
+
+    for (int i = 0; i < PEER_REQUESTS && r != 0; i++) {
+        r = frame_next(&peer->frame, &line, &length);
+        if (r == 1)
+            dispatch_line(keeper, &peer->session, line, length, now_ms);
+        else if (r == FRAME_E_TOO_LONG)
+            dispatch_too_long(&peer->session);
+        else if (r < 0)
+            break;
+    }
+    if (r < 0 || frame_save(&peer->frame) < 0)
+        peer->session.out.failed = true;
+    if (peer->session.out.failed)
+        mark_dirty(peer);
+    else if (frame_has_backlog(&peer->frame))
+        into_backlog(peer);
+}
+
+// The client sends no more; it may be gone altogether, or still read.
+static void end_of_input(struct peer *peer, int64_t now_ms)
+{
+    struct pollfd state = {.fd = peer->io.fd, .events = 0};
+
+    if (poll(&state, 1, 0) == 1 && state.revents & (POLLHUP | POLLERR)) {
+        peer_close(peer, true, now_ms);
+        return;
+    }
+    keeper_end_input(peer->peers->keeper, &peer->session, now_ms);
+    peer->close_by_ms = now_ms + PEER_LINGER_MS;
+    want(peer, peer->io.events & EV_WRITE);
+    mark_dirty(peer);
+}
+
+static void peer_read(struct peer *peer, int64_t now_ms)
+{
+    struct peers *peers = peer->peers;
+    ssize_t n = read(peer->io.fd, peers->chunk, sizeof peers->chunk);
+
+    if (n > 0) {
+        frame_feed(&peer->frame, peers->chunk, (size_t)n);
+        handle_lines(peer, now_ms);
+    } else if (n == 0) {
+        end_of_input(peer, now_ms);
+    } else if (errno != EAGAIN && errno != EINTR) {
+        peer_close(peer, true, now_ms);
+    }
+}
+
+void peers_run_backlog(struct peers *peers, int64_t now_ms)
+{
+    struct peer *backlog = peers->backlog;
+
+    peers->backlog = NULL;
+    while (backlog) {
+        struct peer *peer = backlog;
+        backlog = peer->next_backlog;
+        peer->in_backlog = 0;
+        frame_feed(&peer->frame, NULL, 0);
+        handle_lines(peer, now_ms);
+        mark_dirty(peer);
+    }
+}
+
+static void on_ready(struct ev_loop *loop, struct ev_io *io, int events)
+{
+    struct peer *peer = (struct peer *)io;
+
+    (void)loop;
+    if (events & EV_WRITE)
+        mark_dirty(peer);
+    if (events & EV_READ && !peer->in_backlog)
+        peer_read(peer, clock_boottime_ms());
+}
+
+// ---- Time ----
+
+void peers_sweep(struct peers *peers, int64_t now_ms)
+{
+    while (heap_earliest(&peers->heap) <= now_ms) {
+        struct peer *peer = peer_by_number(peers, heap_first(&peers->heap));
+        cut_off(peer,
+                peer->session.tell_by_ms <= now_ms ? "a revoked event was not read in time"
+                                                   : "output was not read after the end of input",
+                now_ms);
+    }
+}
+
+int64_t peers_next_wake(const struct peers *peers)
+{
+    return peers->backlog || peers->dirty ? INT64_MIN : heap_earliest(&peers->heap);
+}
+
+// ---- Life ----
+
+static void on_placed(void *context, uint32_t item, uint32_t place)
+{
+    peer_by_number(context, item)->heap_place = place;
+}
+
+void peers_init(struct peers *peers, struct ev_loop *loop, struct keeper *keeper)
+{
+    peers->loop = loop;
+    peers->keeper = keeper;
+    peers->dirty = peers->backlog = NULL;
+    peers->count = 0;
+    heap_init(&peers->heap, on_placed, peers);
+}
+
+void peers_deinit(struct peers *peers, int64_t now_ms)
+{
+    for (uint32_t i = 1; i < peers->keeper->session_count; i++) {
+        if (!peers->keeper->sessions[i])
+            continue;
+        write_out(peer_by_number(peers, i));
+        peer_close(peer_by_number(peers, i), false, now_ms);
+    }
+    assert(peers->count == 0);
+    heap_deinit(&peers->heap);
+}
+
+int peers_add(struct peers *peers, int fd)
+{
+    struct ucred who;
+    socklen_t size = sizeof who;
+    struct peer *peer;
+    int r;
+
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0)
+        return -errno;
+    if (heap_reserve(&peers->heap, peers->count + 1) < 0)
+        return -ENOMEM;
+    peer = calloc(1, sizeof *peer);
+    if (!peer)
+        return -ENOMEM;
+    peer->session.pid = who.pid;
+    peer->session.uid = who.uid;
+    peer->session.output = on_output;
+    r = keeper_open_session(peers->keeper, &peer->session);
+    if (r != 0) {
+        free(peer);
+        return r;
+    }
+    peer->peers = peers;
+    peer->close_by_ms = INT64_MAX;
+    peer->heap_place = HEAP_NONE;
+    frame_init(&peer->frame, WIRE_MAX_LINE);
+    ev_io_init(&peer->io, on_ready, fd, EV_READ);
+    ev_io_start(peers->loop, &peer->io);
+    peers->count++;
+    return 0;
+}
