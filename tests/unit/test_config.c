@@ -12,6 +12,8 @@
 #include "sidecar/config.h"
 #include "tests/tool/scratch.h"
 
+#define COUNT(array) (sizeof(array) / sizeof(array)[0])
+
 enum { MAX_WORDS = 8 };
 
 static struct config config;
@@ -118,17 +120,16 @@ static void check_field(const struct set_case *c)
         ck_assert_str_eq(*(const char *const *)(const void *)field, c->want_text);
     } else if (c->size == sizeof wide) {
         memcpy(&wide, field, sizeof wide);
-        ck_assert_int_eq(wide, c->want);
+        ck_assert_msg(wide == c->want, "%s: %lld", c->variable, (long long)wide);
     } else {
         ck_assert_uint_eq(c->size, sizeof narrow);
         memcpy(&narrow, field, sizeof narrow);
-        ck_assert_int_eq((int64_t)narrow, c->want);
+        ck_assert_msg((int64_t)narrow == c->want, "%s: %u", c->variable, (unsigned)narrow);
     }
 }
 
-START_TEST(test_set)
+static void check_case_set(const struct set_case *c)
 {
-    const struct set_case *c = &set_cases[_i];
     char joined[128];
     snprintf(joined, sizeof joined, "%s=%s", c->flag, c->value);
     ck_assert_msg(read_config((const char *[]){joined, NULL}, none) == 0, "%s", error);
@@ -143,6 +144,13 @@ START_TEST(test_set)
     ck_assert_int_eq(read_config(none, (const char *[]){joined, NULL}), 0);
     check_field(c);
     config_deinit(&config);
+}
+
+START_TEST(test_set)
+{
+    for (size_t i = 0; i < COUNT(set_cases); i++) {
+        check_case_set(&set_cases[i]);
+    }
 }
 END_TEST
 
@@ -165,13 +173,19 @@ static const struct order_case order_cases[] = {
     {{"--lock-ttl=8m", "--max-lock-ttl=8m"}, {NULL}, 480000, "127.0.0.1"},
 };
 
-START_TEST(test_order)
+static void check_case_order(const struct order_case *c)
 {
-    const struct order_case *c = &order_cases[_i];
     ck_assert_msg(read_config(c->words, c->variables) == 0, "%s", error);
     ck_assert_int_eq(config.lock_ttl_ms, c->ttl);
     ck_assert_str_eq(config.redis.host, c->host);
     config_deinit(&config);
+}
+
+START_TEST(test_order)
+{
+    for (size_t i = 0; i < COUNT(order_cases); i++) {
+        check_case_order(&order_cases[i]);
+    }
 }
 END_TEST
 
@@ -259,15 +273,22 @@ static const struct refusal_case refusal_cases[] = {
     {{0}, {"LOCK_KEEPER_REVOKE_MARGIN=20s"}, EX_CONFIG, {"--revoke-margin", "20000 ms"}},
 };
 
-START_TEST(test_refusals)
+static void check_case_refusals(const struct refusal_case *c)
 {
-    const struct refusal_case *c = &refusal_cases[_i];
     int code = read_config(c->words, c->variables);
-    ck_assert_msg(code == c->code, "%d, not %d: %s", code, c->code, error);
+    ck_assert_msg(code == c->code, "%s %s: %d, not %d: %s", c->words[0], c->variables[0], code,
+                  c->code, error);
     for (size_t i = 0; i < 4 && c->want[i]; i++) {
         ck_assert_msg(strstr(error, c->want[i]) != NULL, "\"%s\" lacks \"%s\"", error, c->want[i]);
     }
     config_deinit(&config);
+}
+
+START_TEST(test_refusals)
+{
+    for (size_t i = 0; i < COUNT(refusal_cases); i++) {
+        check_case_refusals(&refusal_cases[i]);
+    }
 }
 END_TEST
 
@@ -293,13 +314,19 @@ static const struct order_case secret_cases[] = {
     {{NULL}, {"LOCK_KEEPER_REDIS=rediss://:hunter2@host"}, 0, NULL},
 };
 
+static void check_case_secrets(const struct order_case *c)
+{
+    ck_assert_msg(read_config(c->words, c->variables) != 0, "%s %s", c->words[0], c->variables[0]);
+    ck_assert_uint_gt(strlen(error), 0);
+    ck_assert_msg(!strstr(error, "hunter2"), "%s", error);
+    config_deinit(&config);
+}
+
 START_TEST(test_secrets)
 {
-    const struct order_case *c = &secret_cases[_i];
-    ck_assert_int_ne(read_config(c->words, c->variables), 0);
-    ck_assert_uint_gt(strlen(error), 0);
-    ck_assert_ptr_null(strstr(error, "hunter2"));
-    config_deinit(&config);
+    for (size_t i = 0; i < COUNT(secret_cases); i++) {
+        check_case_secrets(&secret_cases[i]);
+    }
 }
 END_TEST
 
@@ -317,12 +344,18 @@ static const struct action_case action_cases[] = {
     {{"--version", "--help"}, CONFIG_VERSION},
 };
 
-START_TEST(test_actions)
+static void check_case_actions(const struct action_case *c)
 {
-    const struct action_case *c = &action_cases[_i];
     ck_assert_int_eq(read_config(c->words, (const char *[]){"LOCK_KEEPER_LOCK_TTL=x", NULL}), 0);
     ck_assert_int_eq(action, c->action);
     config_deinit(&config);
+}
+
+START_TEST(test_actions)
+{
+    for (size_t i = 0; i < COUNT(action_cases); i++) {
+        check_case_actions(&action_cases[i]);
+    }
 }
 END_TEST
 
@@ -359,7 +392,7 @@ static const char *printed(void (*print)(int fd))
 START_TEST(test_help)
 {
     const char *text = printed(config_print_help);
-    for (size_t i = 0; i < sizeof set_cases / sizeof set_cases[0]; i++) {
+    for (size_t i = 0; i < COUNT(set_cases); i++) {
         char line[64];
         snprintf(line, sizeof line, "\n  %s ", set_cases[i].flag);
         ck_assert_msg(strstr(text, line) != NULL, "%s", line);
@@ -389,19 +422,17 @@ START_TEST(test_version)
 }
 END_TEST
 
-#define COUNT(array) ((int)(sizeof(array) / sizeof(array)[0]))
-
 int main(void)
 {
     Suite *suite = suite_create("config");
     TCase *tests = tcase_create("config");
     tcase_add_test(tests, test_defaults);
-    tcase_add_loop_test(tests, test_set, 0, COUNT(set_cases));
-    tcase_add_loop_test(tests, test_order, 0, COUNT(order_cases));
-    tcase_add_loop_test(tests, test_refusals, 0, COUNT(refusal_cases));
+    tcase_add_test(tests, test_set);
+    tcase_add_test(tests, test_order);
+    tcase_add_test(tests, test_refusals);
     tcase_add_loop_test(tests, test_margins_that_fit, 0, 3);
-    tcase_add_loop_test(tests, test_secrets, 0, COUNT(secret_cases));
-    tcase_add_loop_test(tests, test_actions, 0, COUNT(action_cases));
+    tcase_add_test(tests, test_secrets);
+    tcase_add_test(tests, test_actions);
     tcase_add_test(tests, test_check_config);
     tcase_add_test(tests, test_help);
     tcase_add_test(tests, test_version);
