@@ -244,9 +244,9 @@ void writer_close_array(struct buf *out)
 
 void writer_open_item(struct buf *out)
 {
-    bool comma = comma_due(out);
-
-    buf_append(out, ",{" + !comma, 1 + (size_t)comma);
+    if (comma_due(out))
+        append_char(out, ',');
+    append_char(out, '{');
 }
 
 void writer_item_name(struct buf *out, const char *name)
