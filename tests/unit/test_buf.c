@@ -136,14 +136,15 @@ START_TEST(a_steady_queue_reuses_its_room)
     unsigned char read = 0;
     char chunk[97];
 
-    for (int turn = 0; turn < 10000; turn++) {
+    for (int turn = 0; turn < 2000; turn++) {
         for (size_t i = 0; i < sizeof chunk; i++)
             chunk[i] = (char)written++;
         buf_append(&buf, chunk, sizeof chunk);
         if (turn < 2)
             continue;
         for (size_t i = 0; i < sizeof chunk; i++)
-            ck_assert_uint_eq((unsigned char)buf_bytes(&buf)[i], read++);
+            chunk[i] = (char)read++;
+        ck_assert_mem_eq(buf_bytes(&buf), chunk, sizeof chunk);
         buf_consume(&buf, sizeof chunk);
     }
     ck_assert_uint_eq(buf_length(&buf), 2 * sizeof chunk);

@@ -131,7 +131,7 @@ START_TEST(what_is_formatted_parses_back)
     char text[32];
     int64_t ms;
 
-    for (int64_t value = 0; value <= YEAR; value += value < 70000 ? 1 : value / 997 + 1) {
+    for (int64_t value = 0; value <= YEAR; value += value < 5000 ? 1 : value / 997 + 1) {
         duration_format(value, text, sizeof text);
         ck_assert_msg(duration_parse(text, &ms) == 0 && ms == value, "%" PRId64 " became %s", value,
                       text);
