@@ -82,14 +82,17 @@ static const struct {
 
 START_TEST(parses_as_go_does)
 {
-    int64_t ms = -77;
+    int64_t ms;
 
-    ck_assert_msg(duration_parse(parses[_i].text, &ms) == parses[_i].result, "\"%s\"",
-                  parses[_i].text);
-    if (parses[_i].result == 0)
-        ck_assert_msg(ms == parses[_i].ms, "\"%s\": %" PRId64, parses[_i].text, ms);
-    else
-        ck_assert_msg(ms == -77, "\"%s\" was refused and stored", parses[_i].text);
+    for (size_t i = 0; i < sizeof parses / sizeof parses[0]; i++) {
+        ms = -77;
+        ck_assert_msg(duration_parse(parses[i].text, &ms) == parses[i].result, "\"%s\"",
+                      parses[i].text);
+        if (parses[i].result == 0)
+            ck_assert_msg(ms == parses[i].ms, "\"%s\": %" PRId64, parses[i].text, ms);
+        else
+            ck_assert_msg(ms == -77, "\"%s\" was refused and stored", parses[i].text);
+    }
 }
 END_TEST
 
@@ -122,7 +125,8 @@ START_TEST(formats_the_shortest_form)
 {
     char text[32];
 
-    ck_assert_str_eq(duration_format(formats[_i].ms, text, sizeof text), formats[_i].text);
+    for (size_t i = 0; i < sizeof formats / sizeof formats[0]; i++)
+        ck_assert_str_eq(duration_format(formats[i].ms, text, sizeof text), formats[i].text);
 }
 END_TEST
 
@@ -146,9 +150,8 @@ int main(void)
     SRunner *runner = srunner_create(suite);
     int failed;
 
-    tcase_add_loop_test(tcase, parses_as_go_does, 0, (int)(sizeof parses / sizeof parses[0]));
-    tcase_add_loop_test(tcase, formats_the_shortest_form, 0,
-                        (int)(sizeof formats / sizeof formats[0]));
+    tcase_add_test(tcase, parses_as_go_does);
+    tcase_add_test(tcase, formats_the_shortest_form);
     tcase_add_test(tcase, what_is_formatted_parses_back);
     suite_add_tcase(suite, tcase);
     srunner_set_tap(runner, "-");

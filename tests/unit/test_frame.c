@@ -154,7 +154,7 @@ START_TEST(random_streams_split_alike)
     unsigned state = 1;
     char bytes[120];
 
-    for (int round = 0; round < 400; round++) {
+    for (int round = 0; round < 150; round++) {
         size_t length;
 
         for (size_t i = 0; i < sizeof bytes; i++) {
