@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The arithmetic of the lease machine: which TTLs and margins are accepted, when a heartbeat is
-// due, how long a renewal may take, what a revoked event promises. Figures are spelled out or derived
-// here from the sentences of DESIGN section 3, never taken from the functions under test.
+// due, how long a renewal may take, what a revoked event promises. Figures are spelled out, or
+// derived here from the sentences of DESIGN section 3, never taken from the functions under test.
 #include <check.h>
 #include <errno.h>
 #include <signal.h>
