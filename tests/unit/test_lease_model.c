@@ -3,8 +3,9 @@
 // One lease against a model of Redis with one key, in virtual time: sends that take their time, are
 // executed late or never, answered late or never; a Redis that freezes, a connection that is cut, a
 // sidecar that stalls, a client that goes in every way. Where the property tests look at the
-// machine alone, this one looks at the key: is it still there for as long as was promised (I2, I6), is it
-// gone when the lease is (I6), was it lost when `lost` was said (I8), is it renewed in time (I9)?
+// machine alone, this one looks at the key: is it still there for as long as was promised (I2, I6),
+// is it gone when the lease is (I6), was it lost when `lost` was said (I8), is it renewed in time
+// (I9)?
 //
 // The model keeps store.h's contract: sends are executed in their order, each completes once, a
 // renewal that was answered after its time-out once more, and what an old connection still held is
