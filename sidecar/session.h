@@ -23,7 +23,7 @@ struct session {
     pid_t pid;           // by SO_PEERCRED
     uid_t uid;
     uint16_t account;
-    bool input_ended; // half-closed: what is granted now ends at once
+    bool input_ended;                        // half-closed: what is granted now ends at once
     void (*output)(struct session *session); // lines were added to `out`
 };
 
