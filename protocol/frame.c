@@ -177,3 +177,13 @@ bool frame_is_partial(const struct frame *frame)
     return frame->skipping || buf_length(&frame->rest) > 0 ||
            frame->chunk_line < frame->chunk_length;
 }
+
+void frame_give_up(struct frame *frame)
+{
+    assert(frame->chunk_length == 0 && !frame_has_backlog(frame));
+    if (!frame_is_partial(frame))
+        return;
+    drop_unfinished(frame);
+    frame->skipping = true;
+    buf_trim(&frame->rest);
+}

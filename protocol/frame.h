@@ -46,3 +46,6 @@ bool frame_has_backlog(const struct frame *frame);
 
 // True when bytes of an unfinished (or over-long) line are held.
 bool frame_is_partial(const struct frame *frame);
+
+// Gives up an unfinished line: its rest is skipped, up to its newline, without an error.
+void frame_give_up(struct frame *frame);

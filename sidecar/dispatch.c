@@ -196,3 +196,10 @@ void dispatch_too_long(struct session *session)
     tell_error(session, WIRE_OP_COUNT, NULL, WIRE_ERROR_LINE_TOO_LONG,
                "a line is at most %d bytes; this one was skipped up to its newline", WIRE_MAX_LINE);
 }
+
+void dispatch_too_slow(struct session *session)
+{
+    tell_error(session, WIRE_OP_COUNT, NULL, WIRE_ERROR_LIMIT_EXCEEDED,
+               "a line must be complete within %d ms; this one is skipped up to its newline",
+               WIRE_MAX_LINE_AGE);
+}

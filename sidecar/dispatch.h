@@ -14,3 +14,5 @@ void dispatch_line(struct keeper *keeper, struct session *session, const char *l
 
 // An over-long line was skipped.
 void dispatch_too_long(struct session *session);
+// An unfinished line was given up for its age.
+void dispatch_too_slow(struct session *session);

@@ -561,6 +561,18 @@ void keeper_close_session(struct keeper *keeper, struct session *session, bool g
 
 // ---- Acquire and release ----
 
+// Each waiting request costs memory until it is answered.
+static bool may_wait(struct session *session, const struct message_request *request)
+{
+    if (session->unanswered < WIRE_MAX_UNANSWERED)
+        return true;
+    tell_error(session, request->op, &request->id, WIRE_ERROR_LIMIT_EXCEEDED,
+               "%d requests of this connection wait for their reply, the most there may be; read "
+               "replies first",
+               WIRE_MAX_UNANSWERED);
+    return false;
+}
+
 static bool acquire_allowed(struct keeper *keeper, struct session *session,
                             const struct message_request *request, int64_t ttl_ms)
 {
@@ -637,7 +649,7 @@ void keeper_acquire(struct keeper *keeper, struct session *session,
     int64_t ttl_ms = request->ttl_ms ? request->ttl_ms : keeper->options.lock_ttl_ms;
     uint32_t head, number;
 
-    if (!acquire_allowed(keeper, session, request, ttl_ms))
+    if (!may_wait(session, request) || !acquire_allowed(keeper, session, request, ttl_ms))
         return;
     head = table_find_key(&keeper->table, request->key, request->key_length);
     if (head != SLOT_NONE && lease_is_live(&table_slot(&keeper->table, head)->lease)) {
@@ -676,6 +688,8 @@ void keeper_release(struct keeper *keeper, struct session *session,
                    "\"lease\" names no lease of this sidecar; it may have ended long ago");
         return;
     }
+    if (!may_wait(session, request))
+        return;
     pending = take_pending(keeper);
     if (!pending) {
         tell_error(session, request->op, &request->id, WIRE_ERROR_INTERNAL, "out of memory");

@@ -99,18 +99,25 @@ int64_t lease_drift_ms(int64_t ttl_ms)
     return ttl_ms / 100 + 2;
 }
 
+// What a heartbeat that fails once needs: the period, two calls, the pause between them.
+static int64_t needed_ms(int64_t ttl_ms)
+{
+    return lease_heartbeat_ms(ttl_ms) + 2 * lease_call_ms(ttl_ms) + lease_retry_ms(ttl_ms);
+}
+
 int64_t lease_margin_ms(const struct lease_rules *rules, int64_t ttl_ms)
 {
     int64_t margin = rules->revoke_margin_ms ? rules->revoke_margin_ms : ttl_ms / 5;
-    return margin + rules->widen_ms;
+    int64_t room = ttl_ms - lease_drift_ms(ttl_ms) - margin - needed_ms(ttl_ms);
+
+    return margin + max64(min64(rules->widen_ms, room), 0);
 }
 
 int lease_rules_check(const struct lease_rules *rules, int64_t ttl_ms, char *why, size_t size)
 {
     int64_t margin = lease_margin_ms(rules, ttl_ms);
     int64_t least = max64(ttl_ms / 10, LEASE_MIN_MARGIN_MS);
-    int64_t needed =
-        lease_heartbeat_ms(ttl_ms) + 2 * lease_call_ms(ttl_ms) + lease_retry_ms(ttl_ms);
+    int64_t needed = needed_ms(ttl_ms);
     int64_t there = ttl_ms - lease_drift_ms(ttl_ms) - margin;
 
     if (ttl_ms < WIRE_MIN_TTL) {

@@ -27,7 +27,7 @@ enum {
 
 struct lease_rules {
     int64_t revoke_margin_ms; // 0: a fifth of each lease's TTL
-    int64_t widen_ms;         // added to every margin when the loop was seen to be late
+    int64_t widen_ms; // added to every margin, as far as the TTL has room: the loop was late
 };
 
 int64_t lease_heartbeat_ms(int64_t ttl_ms);

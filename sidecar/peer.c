@@ -125,10 +125,15 @@ static void on_output(struct session *session)
         write_out(peer);
 }
 
-static int64_t peer_deadline(const struct peer *peer)
+static void watch_deadline(struct peer *peer)
 {
-    return peer->session.tell_by_ms < peer->close_by_ms ? peer->session.tell_by_ms
-                                                        : peer->close_by_ms;
+    int64_t at_ms = peer->line_by_ms;
+
+    if (peer->session.tell_by_ms < at_ms)
+        at_ms = peer->session.tell_by_ms;
+    if (peer->close_by_ms < at_ms)
+        at_ms = peer->close_by_ms;
+    heap_set(&peer->peers->heap, peer->session.number, peer->heap_place, at_ms);
 }
 
 // Writes; then the peer stays, is cut off, or is closed because all is said.
@@ -150,7 +155,7 @@ static void settle(struct peer *peer, int64_t now_ms)
         peer_close(peer, true, now_ms);
     } else {
         want(peer, reading(peer) | (empty ? 0 : EV_WRITE));
-        heap_set(&peer->peers->heap, session->number, peer->heap_place, peer_deadline(peer));
+        watch_deadline(peer);
     }
 }
 
@@ -177,15 +182,29 @@ static void into_backlog(struct peer *peer)
     peer->peers->backlog = peer;
 }
 
+// A line's age counts from when it was first seen unfinished; `began` says that it is a new one.
+static void time_line(struct peer *peer, bool began, int64_t now_ms)
+{
+    bool unfinished =
+        frame_is_partial(&peer->frame) && !peer->frame.skipping && !frame_has_backlog(&peer->frame);
+
+    if (!unfinished)
+        peer->line_by_ms = INT64_MAX;
+    else if (began || peer->line_by_ms == INT64_MAX)
+        peer->line_by_ms = now_ms + WIRE_MAX_LINE_AGE;
+    watch_deadline(peer);
+}
+
 // Handles up to a turn's worth of lines. The frame holds the rest.
 static void handle_lines(struct peer *peer, int64_t now_ms)
 {
     struct keeper *keeper = peer->peers->keeper;
     const char *line;
     size_t length;
+    int lines = 0;
     int r = 1;
 
-    for (int i = 0; i < PEER_REQUESTS && r != 0; i++) {
+    for (; lines < PEER_REQUESTS && r != 0; lines++) {
         r = frame_next(&peer->frame, &line, &length);
         if (r == 1)
             dispatch_line(keeper, &peer->session, line, length, now_ms);
@@ -200,6 +219,7 @@ static void handle_lines(struct peer *peer, int64_t now_ms)
         mark_dirty(peer);
     else if (frame_has_backlog(&peer->frame))
         into_backlog(peer);
+    time_line(peer, lines > 1, now_ms);
 }
 
 // The client sends no more; it may be gone altogether, or still read.
@@ -260,14 +280,24 @@ static void on_ready(struct ev_loop *loop, struct ev_io *io, int events)
 
 // ---- Time ----
 
+static void give_line_up(struct peer *peer)
+{
+    peer->line_by_ms = INT64_MAX;
+    frame_give_up(&peer->frame);
+    dispatch_too_slow(&peer->session);
+    watch_deadline(peer);
+}
+
 void peers_sweep(struct peers *peers, int64_t now_ms)
 {
     while (heap_earliest(&peers->heap) <= now_ms) {
         struct peer *peer = peer_by_number(peers, heap_first(&peers->heap));
-        cut_off(peer,
-                peer->session.tell_by_ms <= now_ms ? "a revoked event was not read in time"
-                                                   : "output was not read after the end of input",
-                now_ms);
+        if (peer->session.tell_by_ms <= now_ms)
+            cut_off(peer, "a revoked event was not read in time", now_ms);
+        else if (peer->close_by_ms <= now_ms)
+            cut_off(peer, "output was not read after the end of input", now_ms);
+        else
+            give_line_up(peer);
     }
 }
 
@@ -328,6 +358,7 @@ int peers_add(struct peers *peers, int fd)
     }
     peer->peers = peers;
     peer->close_by_ms = INT64_MAX;
+    peer->line_by_ms = INT64_MAX;
     peer->heap_place = HEAP_NONE;
     frame_init(&peer->frame, WIRE_MAX_LINE);
     ev_io_init(&peer->io, on_ready, fd, EV_READ);

@@ -31,6 +31,7 @@ struct peer {
     struct peer *next_dirty;   // in peers->dirty while is_dirty
     struct peer *next_backlog; // in peers->backlog while in_backlog
     int64_t close_by_ms;       // INT64_MAX: not closing
+    int64_t line_by_ms;        // an unfinished line is given up then; INT64_MAX: there is none
     uint32_t heap_place;
     uint16_t queued; // lines since the last write
     uint8_t is_dirty : 1;
@@ -41,7 +42,7 @@ struct peer {
 struct peers {
     struct ev_loop *loop;
     struct keeper *keeper;
-    struct heap heap; // of the instants at which a peer is cut off
+    struct heap heap; // of the instants at which a peer is cut off, or its line given up
     struct peer *dirty;
     struct peer *backlog;
     uint32_t count;
@@ -59,7 +60,7 @@ int peers_add(struct peers *peers, int fd);
 void peers_run_backlog(struct peers *peers, int64_t now_ms);
 // Writes what is queued, closes what is to be closed.
 void peers_flush(struct peers *peers, int64_t now_ms);
-// Cuts off whoever has not taken a revoked event in time.
+// Cuts off whoever has not taken a revoked event in time; gives up lines that stay unfinished.
 void peers_sweep(struct peers *peers, int64_t now_ms);
 // The earliest instant for peers_sweep, INT64_MIN when there is a backlog or something to flush.
 int64_t peers_next_wake(const struct peers *peers);

@@ -87,11 +87,27 @@ static void sweep(struct sidecar *sidecar, int64_t now_ms)
         start_stopping(sidecar, now_ms);
 }
 
+// The wake-up that was due tells how late the loop is.
+static void observe_lateness(struct sidecar *sidecar, int64_t now_ms)
+{
+    if (sidecar->wakeup.armed_ms > now_ms ||
+        !lateness_observe(&sidecar->lateness, sidecar->wakeup.armed_ms, now_ms))
+        return;
+    sidecar->keeper.options.rules.widen_ms = sidecar->lateness.widen_ms;
+    log_warn("revoke margin changed, by how late the loop was",
+             LOG_FIELD_INT("widened_by_ms", sidecar->lateness.widen_ms),
+             LOG_FIELD_INT("worst_lateness_ms", sidecar->lateness.worst_ms));
+}
+
 static void on_first(struct ev_loop *loop, struct ev_check *check, int events)
 {
+    struct sidecar *sidecar = container_of(check, struct sidecar, first);
+    int64_t now_ms = clock_boottime_ms();
+
     (void)loop;
     (void)events;
-    sweep(container_of(check, struct sidecar, first), clock_boottime_ms());
+    observe_lateness(sidecar, now_ms);
+    sweep(sidecar, now_ms);
 }
 
 static void on_last(struct ev_loop *loop, struct ev_prepare *prepare, int events)
@@ -265,6 +281,8 @@ int sidecar_init(struct sidecar *sidecar, const struct config *config, char *err
         listener_close(&sidecar->listener, sidecar->loop);
         return EX_OSERR;
     }
+    lateness_init(&sidecar->lateness, lease_margin_ms(&sidecar->keeper.options.rules,
+                                                      sidecar->keeper.options.lock_ttl_ms));
     peers_init(&sidecar->peers, sidecar->loop, &sidecar->keeper);
     listener_start(&sidecar->listener, &sidecar->peers);
     start_watchers(sidecar);

@@ -10,6 +10,7 @@
 
 #include "sidecar/config.h"
 #include "sidecar/keeper.h"
+#include "sidecar/lateness.h"
 #include "sidecar/listener.h"
 #include "sidecar/peer.h"
 #include "sidecar/store.h"
@@ -27,6 +28,7 @@ struct sidecar {
     struct store *store;
     struct keeper keeper;
     struct peers peers;
+    struct lateness lateness;
     char host[256];
     int64_t drain_timeout_ms;
     int64_t drain_until_ms; // INT64_MAX: not draining
