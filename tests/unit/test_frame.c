@@ -341,6 +341,31 @@ START_TEST(a_line_in_one_chunk_is_lent_without_a_copy)
 }
 END_TEST
 
+START_TEST(an_unfinished_line_can_be_given_up)
+{
+    struct frame frame;
+    const char *line;
+    size_t length;
+
+    frame_init(&frame, SMALL_LIMIT);
+    frame_give_up(&frame); // nothing to give up: the next line is whole
+    frame_feed(&frame, "a\nbc", 4);
+    ck_assert_int_eq(frame_next(&frame, &line, &length), 1);
+    ck_assert_int_eq(frame_next(&frame, &line, &length), 0);
+    ck_assert_int_eq(frame_save(&frame), 0);
+    frame_give_up(&frame);
+    ck_assert_ptr_null(frame.rest.data);
+    ck_assert(frame_is_partial(&frame));
+    frame_feed(&frame, "d\nok\n", 5);
+    ck_assert_int_eq(frame_next(&frame, &line, &length), 1);
+    ck_assert_uint_eq(length, 2);
+    ck_assert_mem_eq(line, "ok", 2);
+    ck_assert_int_eq(frame_save(&frame), 0);
+    ck_assert(!frame_is_partial(&frame));
+    frame_deinit(&frame);
+}
+END_TEST
+
 START_TEST(an_idle_frame_owns_no_memory)
 {
     struct frame frame;
@@ -380,6 +405,7 @@ int main(void)
     tcase_add_test(tcase, an_endless_line_costs_bounded_memory);
     tcase_add_test(tcase, backlog_survives_a_save);
     tcase_add_test(tcase, a_line_in_one_chunk_is_lent_without_a_copy);
+    tcase_add_test(tcase, an_unfinished_line_can_be_given_up);
     tcase_add_test(tcase, an_idle_frame_owns_no_memory);
     suite_add_tcase(suite, tcase);
     srunner_set_tap(runner, "-");

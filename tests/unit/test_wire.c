@@ -50,9 +50,28 @@ START_TEST(names_stand_beside_their_symbols)
     ck_assert_str_eq(wire_bind_names[WIRE_BIND_NONE], "none");
     ck_assert_str_eq(wire_disconnect_names[WIRE_DISCONNECT_EXPIRE], "expire");
     ck_assert_str_eq(wire_state_names[WIRE_STATE_ENDING], "ending");
-    ck_assert_int_eq(WIRE_MAX_LINE, 4096);
-    ck_assert_int_eq(WIRE_MAX_REPLY, 65536);
-    ck_assert(WIRE_MAX_INTEGER == (INT64_C(1) << 53) - 1);
+}
+END_TEST
+
+// Clients are written against these numbers: they are part of version 1.
+START_TEST(limits_are_what_clients_count_on)
+{
+    static const struct {
+        int64_t limit;
+        int64_t value;
+    } limits[] = {
+        {WIRE_PROTOCOL, 1},          {WIRE_MAX_LINE, 4096},
+        {WIRE_MAX_REPLY, 65536},     {WIRE_MAX_UNREAD, 1048576},
+        {WIRE_MAX_UNANSWERED, 4096}, {WIRE_MAX_LINE_AGE, 60000},
+        {WIRE_MAX_KEY, 512},         {WIRE_MAX_LABEL, 128},
+        {WIRE_MAX_ID, 64},           {WIRE_MAX_CURSOR, 32},
+        {WIRE_LEASE_DIGITS, 32},     {WIRE_INSTANCE_DIGITS, 16},
+        {WIRE_MIN_TTL, 500},         {WIRE_LIST_DEFAULT, 100},
+        {WIRE_LIST_MAX, 500},        {WIRE_MAX_INTEGER, INT64_C(9007199254740991)},
+    };
+
+    for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++)
+        ck_assert_int_eq(limits[i].limit, limits[i].value);
 }
 END_TEST
 
@@ -83,6 +102,7 @@ int main(void)
     tcase_add_loop_test(tcase, every_name_is_found_at_its_own_place, 0,
                         (int)(sizeof tables / sizeof tables[0]));
     tcase_add_test(tcase, names_stand_beside_their_symbols);
+    tcase_add_test(tcase, limits_are_what_clients_count_on);
     tcase_add_test(tcase, what_is_no_name_is_not_found);
     tcase_add_test(tcase, a_set_of_members_fits_its_integer);
     suite_add_tcase(suite, tcase);
