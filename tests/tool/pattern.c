@@ -54,30 +54,32 @@ static bool named_fits(struct walk *walk, const char *name, json_t *value)
 {
     json_t *before = walk->names ? json_object_get(walk->names, name) : NULL;
 
-    if (!json_is_string(value) && !json_is_integer(value))
-        return differ(walk, "neither string nor integer");
-    if (!before) {
-        if (walk->names)
-            json_object_set(walk->names, name, value);
-        return true;
-    }
-    return json_equal(before, value) || differ(walk, "not the %s of before", name);
+    if (walk->names && !before)
+        json_object_set(walk->names, name, value);
+    return !before || json_equal(before, value) || differ(walk, "not the <%s> of before", name);
 }
 
-static bool placeholder_fits(struct walk *walk, const char *name, json_t *value)
+static bool placeholder_fits(struct walk *walk, const char *text, json_t *value)
 {
+    char name[64] = "";
     unsigned digits;
 
-    if (strcmp(name, "<any>") == 0)
+    if (strcmp(text, "<any>") == 0)
         return true;
-    if (strcmp(name, "<int>") == 0)
-        return json_is_integer(value) || differ(walk, "no integer");
-    if (strcmp(name, "<string>") == 0)
-        return json_is_string(value) || differ(walk, "no string");
-    if (strcmp(name, "<bool>") == 0)
+    if (strcmp(text, "<bool>") == 0)
         return json_is_boolean(value) || differ(walk, "neither true nor false");
-    if (sscanf(name, "<hex:%u>", &digits) == 1)
+    if (strcmp(text, "<int>") == 0 || sscanf(text, "<int:%63[^>]", name) == 1) {
+        if (!json_is_integer(value))
+            return differ(walk, "no integer");
+        return name[0] == '\0' || named_fits(walk, name, value);
+    }
+    if (sscanf(text, "<hex:%u>", &digits) == 1)
         return is_hex(value, digits) || differ(walk, "not %u hex digits", digits);
+    if (!json_is_string(value))
+        return differ(walk, "no string");
+    if (strcmp(text, "<string>") == 0)
+        return true;
+    ck_assert_int_eq(sscanf(text, "<%63[^>]", name), 1);
     return named_fits(walk, name, value);
 }
 

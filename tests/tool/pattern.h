@@ -5,8 +5,9 @@
 //
 //     "<int>"      any integer          "<string>"   any string
 //     "<bool>"     true or false        "<any>"      anything
-//     "<hex:32>"   so many lower-case hex digits
-//     "<name>"     any other name: a string or an integer; the same wherever the name comes again
+//     "<hex:32>"   a string of so many lower-case hex digits
+//     "<name>"     any other name: a string, the same wherever the name comes again
+//     "<int:name>" an integer, likewise
 #pragma once
 
 #include <jansson.h>

@@ -150,13 +150,14 @@ static void fail_with_log(const struct sidecar_process *sidecar, const char *wha
     ck_abort_msg("lock-keeper %s: %s", what, sidecar_process_read_log(sidecar));
 }
 
-static void await_ready(struct sidecar_process *sidecar)
+// Waits until the notify socket says so.
+static void await_state(struct sidecar_process *sidecar, const char *wanted)
 {
     struct pollfd notify = {.fd = sidecar->notify_fd, .events = POLLIN};
     int64_t deadline = scratch_deadline(READY_MS);
     char state[256] = "";
 
-    while (!strstr(state, "READY=1")) {
+    while (!strstr(state, wanted)) {
         ssize_t length;
 
         // An early end shows nothing on the notify socket, so look for it now and then.
@@ -166,14 +167,13 @@ static void await_ready(struct sidecar_process *sidecar)
                 fail_with_log(sidecar, "ended before it was ready");
             }
             if (scratch_left(deadline) == 0)
-                fail_with_log(sidecar, "did not say READY=1");
+                fail_with_log(sidecar, "is silent on its NOTIFY_SOCKET");
             continue;
         }
         length = recv(sidecar->notify_fd, state, sizeof state - 1, 0);
         ck_assert_int_ge(length, 0);
         state[length] = '\0';
     }
-    sidecar->ready_ms = READY_MS - scratch_left(deadline);
 }
 
 static void launch_sidecar(struct sidecar_process *sidecar)
@@ -204,13 +204,13 @@ static void launch_sidecar(struct sidecar_process *sidecar)
     launch.stderr_fd = sidecar->stderr_fd > 0 ? sidecar->stderr_fd : launch.stdout_fd;
     sidecar->pid = spawn(&launch);
     close(launch.stdout_fd);
-    await_ready(sidecar);
+    await_state(sidecar, "READY=1");
 }
 
-void sidecar_process_start(struct sidecar_process *sidecar, const char *redis_url, ...)
+void sidecar_process_start_with(struct sidecar_process *sidecar, const char *redis_url,
+                                const char *const *arguments)
 {
     const char *name = sidecar->name ? sidecar->name : "keeper";
-    va_list arguments;
     char file[80];
     size_t n = 0;
 
@@ -219,11 +219,22 @@ void sidecar_process_start(struct sidecar_process *sidecar, const char *redis_ur
     snprintf(file, sizeof file, "%s.log", name);
     snprintf(sidecar->log, sizeof sidecar->log, "%s", scratch_path(file));
     sidecar->redis_url = redis_url;
+    while ((sidecar->arguments[n] = arguments[n]) != NULL)
+        ck_assert_uint_lt(++n, SIDECAR_PROCESS_ARGUMENTS);
+    launch_sidecar(sidecar);
+}
+
+void sidecar_process_start(struct sidecar_process *sidecar, const char *redis_url, ...)
+{
+    const char *all[SIDECAR_PROCESS_ARGUMENTS];
+    va_list arguments;
+    size_t n = 0;
+
     va_start(arguments, redis_url);
-    while ((sidecar->arguments[n] = va_arg(arguments, const char *)) != NULL)
+    while ((all[n] = va_arg(arguments, const char *)) != NULL)
         ck_assert_uint_lt(++n, SIDECAR_PROCESS_ARGUMENTS);
     va_end(arguments);
-    launch_sidecar(sidecar);
+    sidecar_process_start_with(sidecar, redis_url, all);
 }
 
 void sidecar_process_restart(struct sidecar_process *sidecar)
@@ -236,6 +247,12 @@ void sidecar_process_signal(struct sidecar_process *sidecar, int signal)
 {
     ck_assert_int_ne(sidecar->pid, 0);
     ck_assert_int_eq(kill(sidecar->pid, signal), 0);
+}
+
+void sidecar_process_stop(struct sidecar_process *sidecar, int signal)
+{
+    sidecar_process_signal(sidecar, signal);
+    await_state(sidecar, "STOPPING=1");
 }
 
 int sidecar_process_wait(struct sidecar_process *sidecar, int64_t timeout_ms)

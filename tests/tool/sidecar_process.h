@@ -43,11 +43,16 @@ struct sidecar_process {
 // last one NULL, and returns when it has said READY=1 through NOTIFY_SOCKET.
 void sidecar_process_start(struct sidecar_process *sidecar, const char *redis_url, ...)
     __attribute__((sentinel));
+// The same with an array.
+void sidecar_process_start_with(struct sidecar_process *sidecar, const char *redis_url,
+                                const char *const *arguments);
 // The same command line again, after an end. The log goes on in the same file.
 void sidecar_process_restart(struct sidecar_process *sidecar);
 
-// Sends a signal. / Waits for its end: its exit code, or -signal.
 void sidecar_process_signal(struct sidecar_process *sidecar, int signal);
+// Sends SIGTERM or SIGUSR2, and returns when it has said STOPPING=1: the signal has taken effect.
+void sidecar_process_stop(struct sidecar_process *sidecar, int signal);
+// Waits for its end: its exit code, or -signal.
 int sidecar_process_wait(struct sidecar_process *sidecar, int64_t timeout_ms);
 // SIGTERM and the exit code, within 5 s.
 int sidecar_process_terminate(struct sidecar_process *sidecar);

@@ -49,7 +49,10 @@ static const struct pattern_case {
     {"[\"<x>\",\"<x>\"]", "[\"k\",\"k\"]", false, NULL},
     {"[\"<x>\",\"<x>\"]", "[\"k\",\"l\"]", false, "[1]: not the <x> of before"},
     {"[\"<x>\",\"<y>\"]", "[\"k\",\"l\"]", false, NULL},
-    {"\"<x>\"", "true", false, "(top): neither string nor integer"},
+    {"\"<x>\"", "7", false, "(top): no string"},
+    {"[\"<int:n>\",\"<int:n>\"]", "[7,7]", false, NULL},
+    {"[\"<int:n>\",\"<int:n>\"]", "[7,8]", false, "[1]: not the <n> of before"},
+    {"\"<int:n>\"", "\"7\"", false, "(top): no integer"},
 };
 
 START_TEST(pattern_fits_or_says_why)
