@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One command to Redis and what becomes of its reply; and the encoding of all our commands.
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "protocol/buf.h"
+#include "sidecar/redis_scripts.h"
+#include "sidecar/store.h"
+
+enum redis_call_kind {
+    REDIS_CALL_ACQUIRE,
+    REDIS_CALL_RELEASE,
+    REDIS_CALL_BATCH,     // renewals
+    REDIS_CALL_HANDSHAKE, // `number`: its step
+    REDIS_CALL_KILL,      // `number`: the client's id
+};
+
+enum {
+    REDIS_CALL_MAX_BATCH = 100,
+};
+
+struct redis_call_member {
+    uint32_t lease;
+    uint32_t generation;
+};
+
+struct redis_call {
+    enum redis_call_kind kind;
+    uint32_t slot;  // in the store's table
+    uint32_t place; // in the heap of timeouts
+    uint32_t lease;
+    uint32_t generation;
+    bool pending;  // in the queue of what is not written yet
+    bool answered; // completed by its timeout: its reply is still due, and mostly ignored
+    bool whole;    // the script goes along (EVAL)
+    int64_t number;
+    int64_t timeout_at_ms;
+    int64_t sent_at_ms;
+    int64_t lives_ms;  // acquire: for how long its key can live once it is executed
+    uint64_t sequence; // the order in which calls were written
+    struct redis_call *previous;
+    struct redis_call *next;
+    uint32_t count; // batch: its members
+    struct redis_call_member *members;
+    int arguments;   // after the script
+    struct buf tail; // those arguments, as RESP
+};
+
+// Out of memory ends the process: what was submitted must be answered, and clients see the end.
+struct redis_call *redis_call_new(enum redis_call_kind kind);
+struct redis_call *redis_call_free(struct redis_call *call);
+// Ready for another use, its memory kept.
+void redis_call_reset(struct redis_call *call, enum redis_call_kind kind);
+
+void redis_call_set_acquire(struct redis_call *call, const char *prefix,
+                            const struct store_acquire *acquire);
+void redis_call_set_release(struct redis_call *call, const char *prefix,
+                            const struct store_release *release);
+
+// A batch is built key by key, and ended once it is full.
+struct redis_batch {
+    struct redis_call *call;
+    const char *prefix;
+    struct buf keys;
+    struct buf values;
+};
+
+void redis_batch_add(struct redis_batch *batch, struct redis_call_member member,
+                     const struct store_subject *subject);
+// Puts what was added into call->tail, and empties the two buffers for the next one.
+void redis_batch_end(struct redis_batch *batch);
+
+// EVALSHA (or EVAL) and the call's arguments.
+void redis_call_write(const struct redis_call *call, struct buf *out);
+// Another command: count NUL-terminated words.
+void redis_call_write_words(struct buf *out, const char *const *words, int count);

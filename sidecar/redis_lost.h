@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Connections that were lost with acquires unanswered. Redis may still execute such an acquire, from
+// the dead connection's buffers, and set a key that nobody knows of; until CLIENT KILL has ended it
+// there, no delete is certain to come after it.
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    REDIS_LOST_MAX = 16,
+};
+
+struct redis_lost_client {
+    int64_t id;       // of CLIENT ID
+    int64_t until_ms; // by then nothing of it can live any more
+};
+
+struct redis_lost {
+    int count;
+    struct redis_lost_client clients[REDIS_LOST_MAX];
+    int64_t until_ms; // the same for those that are not in the list: too many, or without an id
+};
+
+// id 0: unknown.
+void redis_lost_add(struct redis_lost *lost, int64_t id, int64_t until_ms);
+// The client was killed, or had gone already.
+void redis_lost_confirm(struct redis_lost *lost, int64_t id);
+// Redis was started anew: it holds nothing of any former connection.
+void redis_lost_clear(struct redis_lost *lost);
+// Whether nothing of a lost connection can be executed any more. Forgets what is past.
+bool redis_lost_is_certain(struct redis_lost *lost, int64_t now_ms);
