@@ -110,7 +110,7 @@ struct lease_case {
         .line = __LINE__,                                                                          \
     },
 static const struct lease_case cases[] = {
-#include "lease_cases.def"
+#include "tests/unit/lease_cases.def"
 };
 #undef CASE
 enum { CASE_COUNT = sizeof cases / sizeof *cases };
