@@ -261,7 +261,7 @@ static void tell(struct keeper *keeper, uint32_t number, const struct lease_acti
     if (actions->set & LEASE_DO_TELL_DENIED)
         denied(keeper, slot, completion, now_ms);
     if (actions->set & LEASE_DO_TELL_AT_RISK && slot->notify & 1 << WIRE_NOTIFY_AT_RISK)
-        tell_at_risk(keeper, session, slot, now_ms);
+        tell_at_risk(session, slot, now_ms);
     if (actions->set & LEASE_DO_TELL_RENEWED && slot->notify & 1 << WIRE_NOTIFY_RENEWED)
         tell_renewed(session, slot);
     if (actions->set & LEASE_DO_TELL_REVOKED)

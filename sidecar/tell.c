@@ -245,10 +245,9 @@ void tell_renewed(struct session *session, const struct slot *slot)
     finish(session);
 }
 
-void tell_at_risk(const struct keeper *keeper, struct session *session, const struct slot *slot,
-                  int64_t now_ms)
+void tell_at_risk(struct session *session, const struct slot *slot, int64_t now_ms)
 {
-    int64_t left_ms = lease_revoke_at(&slot->lease, &keeper->options.rules) - now_ms;
+    int64_t left_ms = slot->lease.until_ms - now_ms;
     struct buf *out = &session->out;
 
     writer_event(out, WIRE_EVENT_AT_RISK);

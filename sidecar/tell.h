@@ -26,8 +26,7 @@ void tell_cancelled(struct session *session, const struct slot *slot, const stru
 void tell_revoked(const struct keeper *keeper, struct session *session, const struct slot *slot,
                   int64_t valid_until_ms, int64_t now_ms);
 void tell_renewed(struct session *session, const struct slot *slot);
-void tell_at_risk(const struct keeper *keeper, struct session *session, const struct slot *slot,
-                  int64_t now_ms);
+void tell_at_risk(struct session *session, const struct slot *slot, int64_t now_ms);
 
 void tell_released(struct session *session, const struct slot *slot, const struct message_id *id);
 
