@@ -75,7 +75,8 @@ static void frame_all(const char *bytes, size_t length, size_t limit, size_t chu
         char *copy = malloc(size + 1);
         int r = 1;
 
-        ck_assert_ptr_nonnull(copy);
+        if (copy == NULL)
+            ck_abort_msg("out of memory");
         memcpy(copy, bytes + at, size);
         frame_feed(&frame, copy, size);
         at += size;
@@ -88,10 +89,11 @@ static void frame_all(const char *bytes, size_t length, size_t limit, size_t chu
                 log_line(log, line, line_length);
             else if (r == FRAME_E_TOO_LONG)
                 log_too_long(log);
-            else
-                ck_assert_int_eq(r, 0);
+            else if (r != 0)
+                ck_abort_msg("frame_next answered %d", r);
         }
-        ck_assert_int_eq(frame_save(&frame), 0);
+        if (frame_save(&frame) != 0)
+            ck_abort_msg("frame_save failed");
         free(copy);
     }
     frame_deinit(&frame);
@@ -137,12 +139,13 @@ static const char *const streams[] = {
 
 START_TEST(lines_do_not_depend_on_the_chunks)
 {
-    const char *bytes = streams[_i];
-    size_t length = strlen(bytes);
+    for (size_t i = 0; i < sizeof streams / sizeof streams[0]; i++) {
+        size_t length = strlen(streams[i]);
 
-    for (size_t chunk = 1; chunk <= length + 1; chunk++) {
-        for (size_t turns = 1; turns <= 4; turns++)
-            assert_same(bytes, length, SMALL_LIMIT, chunk, turns);
+        for (size_t chunk = 1; chunk <= length + 1; chunk++) {
+            for (size_t turns = 1; turns <= 4; turns++)
+                assert_same(streams[i], length, SMALL_LIMIT, chunk, turns);
+        }
     }
 }
 END_TEST
@@ -219,7 +222,8 @@ START_TEST(the_limit_is_exact)
 
         frame_init(&frame, WIRE_MAX_LINE);
         for (size_t at = 0; at < length && r == 0; at += chunks[i]) {
-            ck_assert_int_eq(frame_save(&frame), 0);
+            if (frame_save(&frame) != 0)
+                ck_abort_msg("frame_save failed");
             frame_feed(&frame, bytes + at, length - at < chunks[i] ? length - at : chunks[i]);
             r = frame_next(&frame, &line, &line_length);
         }
@@ -396,8 +400,7 @@ int main(void)
     int failed;
 
     tcase_set_timeout(tcase, 30);
-    tcase_add_loop_test(tcase, lines_do_not_depend_on_the_chunks, 0,
-                        (int)(sizeof streams / sizeof streams[0]));
+    tcase_add_test(tcase, lines_do_not_depend_on_the_chunks);
     tcase_add_test(tcase, random_streams_split_alike);
     tcase_add_test(tcase, a_nul_is_a_byte_like_others);
     tcase_add_loop_test(tcase, the_limit_is_exact, 0, (int)(sizeof limits / sizeof limits[0]));
