@@ -80,11 +80,11 @@ static const struct rules_case rules_cases[] = {
     {14199, 0, 30000,
      "a TTL of 30000 ms with a revoke margin of 14199 ms leaves 15499 ms before the revoke time, "
      "but a heartbeat that fails once needs 15500 ms: lower the margin or raise the TTL"},
-    {14198, 1, 30000,
-     "a TTL of 30000 ms with a revoke margin of 14199 ms leaves 15499 ms before the revoke time, "
-     "but a heartbeat that fails once needs 15500 ms: lower the margin or raise the TTL"},
-    {0, 8198, 30000, NULL},
-    {0, 8199, 30000,
+    // Lateness widens a margin as far as there is room; it refuses nobody.
+    {14198, 1, 30000, NULL},
+    {0, 1000000, 30000, NULL},
+    {0, 1000000, 500, NULL},
+    {14199, 1, 30000,
      "a TTL of 30000 ms with a revoke margin of 14199 ms leaves 15499 ms before the revoke time, "
      "but a heartbeat that fails once needs 15500 ms: lower the margin or raise the TTL"},
     {237, 0, 500, NULL},
@@ -118,17 +118,27 @@ START_TEST(test_reason_is_cut_to_its_buffer)
 }
 END_TEST
 
+static const struct {
+    struct lease_rules rules;
+    int64_t ttl_ms, margin_ms;
+} margin_cases[] = {
+    {{0, 0}, 1999, 399},
+    {{700, 0}, 1999, 700},
+    {{0, 30}, 1999, 429},
+    {{700, 30}, 1999, 730},
+    // T = 30000 has room for a margin of 14198, T = 500 for one of 237.
+    {{0, 8197}, 30000, 14197},
+    {{0, 8198}, 30000, 14198},
+    {{0, 8199}, 30000, 14198},
+    {{14198, 5}, 30000, 14198},
+    {{14199, 5}, 30000, 14199},
+    {{0, INT64_C(1) << 40}, 500, 237},
+};
+
 START_TEST(test_margin)
 {
-    const struct lease_rules by_ttl = {0};
-    const struct lease_rules fixed = {.revoke_margin_ms = 700};
-    const struct lease_rules wide = {.revoke_margin_ms = 700, .widen_ms = 30};
-    const struct lease_rules wide_by_ttl = {.widen_ms = 30};
-
-    ck_assert_int_eq(lease_margin_ms(&by_ttl, 1999), 399);
-    ck_assert_int_eq(lease_margin_ms(&fixed, 1999), 700);
-    ck_assert_int_eq(lease_margin_ms(&wide, 1999), 730);
-    ck_assert_int_eq(lease_margin_ms(&wide_by_ttl, 1999), 429);
+    ck_assert_int_eq(lease_margin_ms(&margin_cases[_i].rules, margin_cases[_i].ttl_ms),
+                     margin_cases[_i].margin_ms);
 }
 END_TEST
 
@@ -408,7 +418,7 @@ int main(void)
     tcase_add_test(rules, test_every_ttl_passes_with_the_default_margin);
     tcase_add_loop_test(rules, test_rules, 0, COUNT(rules_cases));
     tcase_add_test(rules, test_reason_is_cut_to_its_buffer);
-    tcase_add_test(rules, test_margin);
+    tcase_add_loop_test(rules, test_margin, 0, COUNT(margin_cases));
     tcase_add_test(times, test_instants);
     tcase_add_test(times, test_grant_is_believed_until_its_own_revoke_time);
     tcase_add_test(times, test_first_heartbeat);
