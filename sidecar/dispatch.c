@@ -23,6 +23,11 @@ static void on_hello(struct keeper *keeper, struct session *session,
     const struct keeper_options *options = &keeper->options;
     struct buf *out = &session->out;
 
+    if (request->page) {
+        tell_error(session, request->op, &request->id, WIRE_ERROR_BAD_REQUEST,
+                   "\"page\" is not supported by this release; leave it out");
+        return;
+    }
     writer_reply(out, true, request->op, &request->id);
     writer_int(out, WIRE_MEMBER_PROTOCOL, WIRE_PROTOCOL);
     writer_name(out, WIRE_MEMBER_SERVER, "lock-keeper/" LOCK_KEEPER_VERSION);
