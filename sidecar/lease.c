@@ -568,7 +568,7 @@ static unsigned step(struct lease *lease, const struct lease_rules *rules,
     case LEASE_STATE_COUNT:
         break;
     }
-    assert(!"an event for a lease that is gone");
+    assert(false && "an event for a lease that is gone");
     return 0;
 }
 
