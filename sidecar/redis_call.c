@@ -6,16 +6,16 @@
 // the digest, or EVAL and the text) when it is written. So the same bytes serve the queue, the
 // write, and the repeat after NOSCRIPT, and nothing of the caller's is kept.
 //
-// The keys: prefix + key for a lock, and one counter of fencing tokens for each prefix, whose name
-// holds a control character, which no client's key can.
+// The keys: prefix + key for a lock, and one counter of fencing tokens for each prefix. The counter's
+// name holds a control character, which no client's key can; and it does not begin with the prefix,
+// so that whoever lists the prefix sees locks alone.
 #include <stdlib.h>
 #include <string.h>
 
 #include "sidecar/redis_call.h"
 #include "sidecar/value.h"
 
-static const char counter_name[] = "\x1f"
-                                   "fence";
+static const char counter[] = "lock-keeper:fence\x1f";
 
 static const enum redis_script_name scripts[] = {
     [REDIS_CALL_ACQUIRE] = REDIS_SCRIPT_ACQUIRE,
@@ -150,7 +150,7 @@ void redis_call_set_acquire(struct redis_call *call, const char *prefix,
     call->arguments = 8;
     append_number(tail, 2);
     append_key(tail, prefix, acquire->key, acquire->key_length);
-    append_key(tail, prefix, counter_name, sizeof counter_name - 1);
+    append_key(tail, counter, prefix, strlen(prefix));
     append_head(tail, &acquire->token);
     append_number(tail, acquire->ttl_ms);
     append_number(tail, acquire->deadline_ms);

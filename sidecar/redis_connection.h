@@ -91,7 +91,7 @@ void redis_connection_expect(struct redis_connection *connection, void *call, in
 void redis_connection_write(struct redis_connection *connection);
 
 // Open, and everything written went to the socket.
-static inline bool redis_connection_is_clear(const struct redis_connection *connection)
+static inline bool redis_connection_is_clear(struct redis_connection *connection)
 {
     return connection->state == REDIS_CONNECTION_OPEN && !ev_is_active(&connection->writable);
 }

@@ -4,8 +4,9 @@
 //
 // All commands go out at once; the replies come in order and PING's is the last. AUTH and SELECT
 // must succeed. The name, the client's id and INFO are worth having but an ACL may forbid them: then
-// the store knows less (see redis_lost.h) and says so once for each connection. PING is asked
-// because it is refused whenever locks would be (LOADING, MASTERDOWN, a busy script), so the store
+// the store knows less (see redis_lost.h) and says so once for each connection. The scripts are
+// loaded so that a new server does not answer NOSCRIPT to a whole pipeline of calls, whose repeats
+// would then overtake each other. PING is asked because it is refused whenever locks would be (LOADING, MASTERDOWN, a busy script), so the store
 // does not come up only to see every call fail.
 #include <errno.h>
 #include <fcntl.h>
@@ -26,7 +27,7 @@ static const char *const step_names[REDIS_HANDSHAKE_STEPS] = {
     [REDIS_HANDSHAKE_AUTH] = "AUTH",           [REDIS_HANDSHAKE_SELECT] = "SELECT",
     [REDIS_HANDSHAKE_NAME] = "CLIENT SETNAME", [REDIS_HANDSHAKE_ID] = "CLIENT ID",
     [REDIS_HANDSHAKE_SERVER] = "INFO server",  [REDIS_HANDSHAKE_ROLE] = "INFO replication",
-    [REDIS_HANDSHAKE_PING] = "PING",
+    [REDIS_HANDSHAKE_LOAD] = "SCRIPT LOAD",    [REDIS_HANDSHAKE_PING] = "PING",
 };
 
 // Errors by which no command can work, against those that forbid one command.
@@ -96,7 +97,7 @@ static int begin_auth(const struct redis_url *url, const char *password_file, st
 
 int redis_handshake_begin(struct redis_handshake *handshake, const struct redis_url *url,
                           const char *password_file, struct buf *out,
-                          enum redis_handshake_step steps[REDIS_HANDSHAKE_STEPS], char *error,
+                          enum redis_handshake_step steps[REDIS_HANDSHAKE_MAX_REPLIES], char *error,
                           size_t error_size)
 {
     int count = 0;
@@ -123,6 +124,11 @@ int redis_handshake_begin(struct redis_handshake *handshake, const struct redis_
     steps[count++] = REDIS_HANDSHAKE_SERVER;
     redis_call_write_words(out, (const char *const[]){"INFO", "replication"}, 2);
     steps[count++] = REDIS_HANDSHAKE_ROLE;
+    for (int i = 0; i < REDIS_SCRIPT_COUNT; i++) {
+        redis_call_write_words(out, (const char *const[]){"SCRIPT", "LOAD", redis_scripts[i].text},
+                               3);
+        steps[count++] = REDIS_HANDSHAKE_LOAD;
+    }
     redis_call_write_words(out, (const char *const[]){"PING"}, 1);
     steps[count++] = REDIS_HANDSHAKE_PING;
     return count;

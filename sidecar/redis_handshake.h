@@ -17,8 +17,10 @@ enum redis_handshake_step {
     REDIS_HANDSHAKE_ID,
     REDIS_HANDSHAKE_SERVER,
     REDIS_HANDSHAKE_ROLE,
+    REDIS_HANDSHAKE_LOAD, // as often as there are scripts
     REDIS_HANDSHAKE_PING,
     REDIS_HANDSHAKE_STEPS,
+    REDIS_HANDSHAKE_MAX_REPLIES = 16,
 };
 
 struct redis_handshake {
@@ -32,7 +34,7 @@ struct redis_handshake {
 // into steps. Returns their number, or a negative errno with the words in error (the password file).
 int redis_handshake_begin(struct redis_handshake *handshake, const struct redis_url *url,
                           const char *password_file, struct buf *out,
-                          enum redis_handshake_step steps[REDIS_HANDSHAKE_STEPS], char *error,
+                          enum redis_handshake_step steps[REDIS_HANDSHAKE_MAX_REPLIES], char *error,
                           size_t error_size);
 
 // 0; or -EACCES: the connection is of no use, for the words in error.

@@ -103,15 +103,19 @@ void store_redis_lose(struct store_redis *store, const char *error, int64_t now_
 {
     bool was_up = store->store.up;
 
+    bool is_news = was_up || strcmp(error, store->error) != 0;
+
     if (error != store->error)
         snprintf(store->error, sizeof store->error, "%s", error);
     store_redis_abandon(store, now_ms);
     schedule(store, now_ms, was_up);
     store->store.up = false;
     store->retiring = false;
-    log_warn(was_up ? "Redis was lost" : "Redis cannot be reached",
-             LOG_FIELD_STR("error", store->error),
-             LOG_FIELD_INT("retry_ms", store->link_until_ms - now_ms));
+    // In a long outage the same words come with the 2nd, 4th, 8th, ... attempt only.
+    if (is_news || (store->attempts & (store->attempts - 1)) == 0)
+        log_warn(was_up ? "Redis was lost" : "Redis cannot be reached",
+                 LOG_FIELD_STR("error", store->error),
+                 LOG_FIELD_INT("retry_ms", store->link_until_ms - now_ms));
     // The first failure of all is news too: until then the keeper only knew of nothing.
     store->store.hooks->status(store->store.context, false, store->error, now_ms);
     store_redis_complete_lost(store, now_ms);
@@ -227,7 +231,7 @@ static void attempt(struct store_redis *store, int64_t now_ms)
 static void on_opened(void *context, int64_t now_ms)
 {
     struct store_redis *store = context;
-    enum redis_handshake_step steps[REDIS_HANDSHAKE_STEPS];
+    enum redis_handshake_step steps[REDIS_HANDSHAKE_MAX_REPLIES];
     char error[sizeof store->error];
     int count;
 
