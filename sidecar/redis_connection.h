@@ -91,9 +91,10 @@ void redis_connection_expect(struct redis_connection *connection, void *call, in
 void redis_connection_write(struct redis_connection *connection);
 
 // Open, and everything written went to the socket.
-static inline bool redis_connection_is_clear(struct redis_connection *connection)
+static inline bool redis_connection_is_clear(const struct redis_connection *connection)
 {
-    return connection->state == REDIS_CONNECTION_OPEN && !ev_is_active(&connection->writable);
+    ev_io writable = connection->writable; // libev's macro casts const away
+    return connection->state == REDIS_CONNECTION_OPEN && !ev_is_active(&writable);
 }
 
 // The instant at which Redis has been silent for too long: limit_ms without a byte while a reply is

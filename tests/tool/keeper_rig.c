@@ -284,7 +284,8 @@ bool rig_take(struct rig_client *client)
     return true;
 }
 
-static void expect(struct rig_client *client, bool exact, const char *format, va_list arguments)
+__attribute__((format(printf, 3, 0))) static void expect(struct rig_client *client, bool exact,
+                                                         const char *format, va_list arguments)
 {
     char text[4096], why[256];
     json_t *pattern;
