@@ -23,7 +23,7 @@
 #include "sidecar/lease.h"
 #include "tests/tool/history.h"
 
-enum { BUCKETS = 4096, ACTING = 8, SHOWN = 48 };
+enum { BUCKETS = 4096, ACTING = 8, SHOWN = 40 };
 
 struct tracked {
     struct tracked *bucket_next;
@@ -39,6 +39,7 @@ struct tracked {
     int64_t deadline_us;   // the workflow deadline
     int64_t safe_until_us; // what its revoked event promised
     int64_t free_from_us;  // its client has stopped: the key may go
+    int64_t released_us;   // the sidecar has read its release
     int64_t over_us;       // the sidecar knows that it has stopped: the key is to go
     int64_t acts_until_us; // by the client's own clock
     enum history_end end;
@@ -64,12 +65,12 @@ struct request {
 struct connection {
     uint32_t number, sidecar;
     bool left; // by its own doing
+    bool eof;  // and the sidecar has read it
 };
 
 struct process {
     int64_t thawed_at_us;
     int64_t trouble_until_us;
-    int64_t trouble_from_us; // the last stretch of trouble that was not calm in between
     bool frozen, stopping, ended;
 };
 
@@ -211,17 +212,19 @@ static bool is_about(const struct history_record *record, const struct history_r
 {
     static const struct message_token none;
     uint32_t key = lease ? lease->key : subject->key;
+    uint32_t client = lease && lease->client ? lease->client : subject->client;
     uint32_t sidecar = lease && lease->sidecar ? lease->sidecar : subject->sidecar;
-    bool bare =
-        record->client == 0 && record->key == 0 && memcmp(&record->token, &none, sizeof none) == 0;
+    bool has_token = memcmp(&record->token, &none, sizeof none) != 0;
 
     if (lease && memcmp(&record->token, &lease->token, sizeof none) == 0)
         return true;
-    if (bare) // what befell a whole process, or all
+    if (record->client == 0 && record->key == 0 && !has_token) // what befell a process, or all
         return record->sidecar == 0 || record->sidecar == sidecar;
-    if (key && record->key == key)
+    if (record->kind >= HISTORY_SET && key && (record->key == key || record->key == 0))
         return true;
-    return subject->client && record->client == subject->client;
+    if (lease && (has_token || record->request != lease->request) && record->request)
+        return false;
+    return client && record->client == client && !has_token;
 }
 
 static void show(struct history *history, size_t length, const struct history_record *subject,
@@ -288,13 +291,21 @@ static bool is_late(struct history *history, uint32_t sidecar, int64_t due_us, i
     return at_us > max64(due_us, process->thawed_at_us) + history->options.late_us;
 }
 
-// The instant since when nothing is at fault.
-static int64_t calm_since(struct history *history, uint32_t sidecar)
+// The end of the last fault that touched a sidecar.
+static int64_t fault_end(struct history *history, uint32_t sidecar)
 {
     const struct process *process = process_of(history, sidecar);
-    int64_t calm_us = max64(process->trouble_until_us, history->everybody.trouble_until_us);
+    int64_t end_us = max64(process->trouble_until_us, history->everybody.trouble_until_us);
 
-    return max64(calm_us, process->thawed_at_us);
+    return max64(end_us, process->thawed_at_us);
+}
+
+// The instant since when everything is in time.
+static int64_t calm_since(struct history *history, uint32_t sidecar)
+{
+    int64_t end_us = fault_end(history, sidecar);
+
+    return end_us > 0 ? end_us + history->options.settle_us : 0;
 }
 
 static bool is_up(struct history *history, uint32_t sidecar)
@@ -320,29 +331,34 @@ static void to_finished(struct history *history, struct tracked *lease)
     history->finished_count++;
 }
 
+static void stop_acting(struct history *history, const struct tracked *lease)
+{
+    struct lock *lock = lock_of(history, lease->key);
+
+    for (size_t i = 0; i < ACTING; i++)
+        if (lock->acting[i] == lease)
+            lock->acting[i] = NULL;
+}
+
+// The one that was finished first is forgotten, unless its client may still act on it.
 static void forget_old(struct history *history)
 {
-    while (history->finished_count > HISTORY_FINISHED) {
-        struct tracked *lease = history->finished;
-        struct lock *lock = lock_of(history, lease->key);
-        bool acts = false;
-        history->finished = lease->finished_next;
-        if (!history->finished)
-            history->finished_end = &history->finished;
-        history->finished_count--;
-        lease->in_finished = false;
-        for (size_t i = 0; i < ACTING; i++)
-            acts |= lock->acting[i] == lease;
-        if (acts && lease->acts_until_us > history->now_us) {
-            to_finished(history, lease);
-            continue;
-        }
-        for (size_t i = 0; i < ACTING; i++)
-            if (lock->acting[i] == lease)
-                lock->acting[i] = NULL;
-        if (is_finished(lease))
-            untrack(history, lease);
+    struct tracked *lease = history->finished;
+
+    if (history->finished_count <= HISTORY_FINISHED)
+        return;
+    history->finished = lease->finished_next;
+    if (!history->finished)
+        history->finished_end = &history->finished;
+    history->finished_count--;
+    lease->in_finished = false;
+    if (max64(lease->published_us, lease->acts_until_us) > history->now_us) {
+        to_finished(history, lease);
+        return;
     }
+    stop_acting(history, lease);
+    if (is_finished(lease))
+        untrack(history, lease);
 }
 
 static void end(struct history *history, struct tracked *lease, enum history_end how)
@@ -390,10 +406,12 @@ static void acts(struct history *history, const struct history_record *record,
 
 static void on_client_granted(struct history *history, const struct history_record *record)
 {
-    struct tracked *lease = track(history, &record->token);
+    struct tracked *lease = find(history, &record->token);
 
+    if (!lease && record->until_us > record->at_us)
+        lease = track(history, &record->token);
     if (!lease)
-        return;
+        return; // long over
     if (!lease->key)
         lease->key = record->key;
     if (!lease->client)
@@ -518,9 +536,17 @@ static void on_wrote_denied(struct history *history, const struct history_record
     request_is_over(history, record->request, record->at_us);
 }
 
+static void reads_eof(struct tracked *lease, int64_t at_us)
+{
+    lease->eof = true;
+    if (lease->over_us == INT64_MAX && !lease->expires)
+        lease->over_us = at_us;
+}
+
 static void on_wrote_granted(struct history *history, const struct history_record *record)
 {
     struct tracked *lease = track(history, &record->token);
+    const struct connection *connection;
 
     if (!lease)
         return;
@@ -545,8 +571,11 @@ static void on_wrote_granted(struct history *history, const struct history_recor
     history->ends[lease->end]--;
     lease->end = HISTORY_LIVE;
     history->ends[lease->end]++;
-    if (connection_of(history, record->client, record->sidecar)->left)
+    connection = connection_of(history, record->client, record->sidecar);
+    if (connection->left)
         stops(lease, record->at_us);
+    if (connection->eof)
+        reads_eof(lease, record->at_us);
 }
 
 // ---- What a sidecar says of a lease: I3, I4, I8, I10 ----
@@ -640,7 +669,9 @@ static void on_wrote_revoked(struct history *history, const struct history_recor
         return;
     if (lease->end != HISTORY_LIVE)
         violated(history, 4, record, lease, "it ends a second time");
-    if (lease->releasing && !(lease->freed_by_other && record->reason == WIRE_REASON_RELEASED))
+    // A sidecar may look at what is overdue when it reads the release: that was before it.
+    if (lease->releasing && record->at_us > lease->released_us &&
+        !(lease->freed_by_other && record->reason == WIRE_REASON_RELEASED))
         violated(history, 4, record, lease, "revoked after its release was read");
     check_reason(history, record, lease);
     check_late(history, record, lease);
@@ -659,6 +690,7 @@ static void on_read_release(struct history *history, const struct history_record
     if (!lease || !lease->granted)
         return;
     lease->releasing = true;
+    lease->released_us = record->at_us;
     lease->released_live |= lease->end == HISTORY_LIVE;
     lease->freed_by_other |= lease->client != record->client;
     if (lease->over_us == INT64_MAX)
@@ -680,13 +712,10 @@ static void on_wrote_released(struct history *history, const struct history_reco
 
 static void on_read_eof(struct history *history, const struct history_record *record)
 {
-    for (struct tracked *lease = history->all; lease; lease = lease->next) {
-        if (lease->client != record->client || !lease->granted)
-            continue;
-        lease->eof = true;
-        if (lease->over_us == INT64_MAX && !lease->expires)
-            lease->over_us = record->at_us;
-    }
+    connection_of(history, record->client, record->sidecar)->eof = true;
+    for (struct tracked *lease = history->all; lease; lease = lease->next)
+        if (lease->client == record->client && lease->granted)
+            reads_eof(lease, record->at_us);
 }
 
 static void close_requests(struct history *history, uint32_t client, uint32_t sidecar,
@@ -793,13 +822,17 @@ static void on_answered(struct history *history, const struct history_record *re
 static int64_t gone_by(struct history *history, const struct tracked *lease)
 {
     int64_t by_us = lease->over_us;
+    int64_t remembered_us;
 
     if (lease->lost || !is_up(history, lease->sidecar))
         return INT64_MAX;
     if (by_us == INT64_MAX && lease->granted && lease->end != HISTORY_LIVE)
-        by_us = lease->published_us + lease->ttl_ms * 1000 / 50;
+        by_us = max64(lease->published_us, lease->confirmed_us) + lease->ttl_ms * 1000 / 50;
     if (by_us == INT64_MAX)
         return by_us;
+    remembered_us = by_us + (lease->ttl_ms + lease_call_ms(lease->ttl_ms)) * 1000;
+    if (fault_end(history, lease->sidecar) + history->options.link_us > remembered_us)
+        return INT64_MAX;
     return max64(by_us, calm_since(history, lease->sidecar)) + history->options.tidy_us;
 }
 
