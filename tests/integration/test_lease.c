@@ -376,7 +376,8 @@ START_TEST(own_ttl_and_deadline)
     struct line_lease lease;
 
     sidecar_process_start(&sidecar, redis.url, "--lock-ttl", "1s", "--max-lock-ttl", "10s",
-                          "--max-workflow-deadline", "1m", "--key-prefix", "other:", NULL);
+                          "--max-workflow-deadline", "1m", "--actor-workflow-deadline", "30s",
+                          "--key-prefix", "other:", NULL);
     client = connected();
     line_client_acquire(&client, &lease, "own", ",'ttl_ms':5000,'deadline_ms':3600000");
     ck_assert_int_eq(line_client_int(&client, "ttl_ms"), 5000);

@@ -413,7 +413,7 @@ START_TEST(log_in_json)
     client = connected();
     line_client_acquire(&client, &lease, "quo\\\"te %s", "");
     line_client_close(&client);
-    SCRATCH_UNTIL(5000, bench_count("lock:*") == 0);
+    bench_await_gone("quo\"te %s", 5000);
     bench_stop(&sidecar);
     log = sidecar_process_read_log(&sidecar);
     for (char *line = strtok_r(log, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {

@@ -65,7 +65,8 @@ START_TEST(out_of_descriptors)
     ck_assert_int_ge(served, 30);
     ck_assert_int_ge(refused, 1);
     ck_assert_int_eq(served + refused + waiting, 200);
-    line_client_ping(&holder);
+    line_client_send(&holder, "{'op':'ping'}");
+    line_client_await(&holder, "{'ok':true,'op':'ping'}");
     for (int i = 0; i < 200; i++)
         line_client_close(&clients[i]);
     // There is room again.

@@ -691,7 +691,8 @@ static void on_read_release(struct history *history, const struct history_record
         return;
     lease->releasing = true;
     lease->released_us = record->at_us;
-    lease->released_live |= lease->end == HISTORY_LIVE;
+    // What was left to its TTL may still be released by whoever knows its token.
+    lease->released_live |= lease->end == HISTORY_LIVE || lease->end == HISTORY_LEFT;
     lease->freed_by_other |= lease->client != record->client;
     if (lease->over_us == INT64_MAX)
         lease->over_us = record->at_us;

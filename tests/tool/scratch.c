@@ -60,7 +60,7 @@ static void make_root(void)
     // Socket paths are short, whatever TMPDIR says.
     if (!parent || strlen(parent) > 24)
         parent = "/tmp";
-    snprintf(root, sizeof root, "%s/lk-XXXXXX", parent);
+    snprintf(root, sizeof root, "%s/lktest-XXXXXX", parent);
     if (!mkdtemp(root)) { // no ck_assert: no test runs yet
         perror(root);
         exit(EXIT_FAILURE);
