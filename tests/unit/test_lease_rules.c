@@ -17,6 +17,8 @@ enum {
     MOST_TTL = 300000, // the default of --max-lock-ttl
 };
 
+#define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
+
 static const int64_t some_ttls[] = {500, 501, 599, 600, 997, 1000, 5000, 29999, 30000, 300000};
 
 // ---- What is accepted ----
@@ -98,12 +100,15 @@ static const struct rules_case rules_cases[] = {
 
 START_TEST(test_rules)
 {
-    const struct rules_case *it = &rules_cases[_i];
-    const struct lease_rules rules = {it->margin_ms, it->widen_ms};
-    char why[256] = "untouched";
+    for (int i = 0; i < COUNT(rules_cases); i++) {
+        const struct rules_case *it = &rules_cases[i];
+        const struct lease_rules rules = {it->margin_ms, it->widen_ms};
+        char why[256] = "untouched";
 
-    ck_assert_int_eq(lease_rules_check(&rules, it->ttl_ms, why, sizeof why), it->why ? -EINVAL : 0);
-    ck_assert_str_eq(why, it->why ? it->why : "untouched");
+        ck_assert_int_eq(lease_rules_check(&rules, it->ttl_ms, why, sizeof why),
+                         it->why ? -EINVAL : 0);
+        ck_assert_str_eq(why, it->why ? it->why : "untouched");
+    }
 }
 END_TEST
 
@@ -137,8 +142,10 @@ static const struct {
 
 START_TEST(test_margin)
 {
-    ck_assert_int_eq(lease_margin_ms(&margin_cases[_i].rules, margin_cases[_i].ttl_ms),
-                     margin_cases[_i].margin_ms);
+    for (int i = 0; i < COUNT(margin_cases); i++) {
+        ck_assert_int_eq(lease_margin_ms(&margin_cases[i].rules, margin_cases[i].ttl_ms),
+                         margin_cases[i].margin_ms);
+    }
 }
 END_TEST
 
@@ -292,13 +299,15 @@ static const struct {
 
 START_TEST(test_safe_ms)
 {
-    enum wire_reason reason = safe_cases[_i].reason;
-    bool promised = safe_cases[_i].promised;
+    for (int i = 0; i < COUNT(safe_cases); i++) {
+        enum wire_reason reason = safe_cases[i].reason;
+        bool promised = safe_cases[i].promised;
 
-    ck_assert_int_eq(lease_safe_ms(reason, 10000, 4000), promised ? 6000 : 0);
-    ck_assert_int_eq(lease_safe_ms(reason, 10000, 9999), promised ? 1 : 0);
-    ck_assert_int_eq(lease_safe_ms(reason, 10000, 10000), 0);
-    ck_assert_int_eq(lease_safe_ms(reason, 10000, 10001), 0);
+        ck_assert_int_eq(lease_safe_ms(reason, 10000, 4000), promised ? 6000 : 0);
+        ck_assert_int_eq(lease_safe_ms(reason, 10000, 9999), promised ? 1 : 0);
+        ck_assert_int_eq(lease_safe_ms(reason, 10000, 10000), 0);
+        ck_assert_int_eq(lease_safe_ms(reason, 10000, 10001), 0);
+    }
 }
 END_TEST
 
@@ -326,8 +335,10 @@ static const struct {
 
 START_TEST(test_release_outcome)
 {
-    struct lease lease = {.flags = (uint16_t)outcome_cases[_i].flags};
-    ck_assert_int_eq(lease_release_outcome(&lease), outcome_cases[_i].outcome);
+    for (int i = 0; i < COUNT(outcome_cases); i++) {
+        struct lease lease = {.flags = (uint16_t)outcome_cases[i].flags};
+        ck_assert_int_eq(lease_release_outcome(&lease), outcome_cases[i].outcome);
+    }
 }
 END_TEST
 
@@ -405,8 +416,6 @@ START_TEST(test_classes)
 }
 END_TEST
 
-#define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
-
 int main(void)
 {
     Suite *suite = suite_create("lease_rules");
@@ -416,17 +425,17 @@ int main(void)
     TCase *rest = tcase_create("rest");
 
     tcase_add_test(rules, test_every_ttl_passes_with_the_default_margin);
-    tcase_add_loop_test(rules, test_rules, 0, COUNT(rules_cases));
+    tcase_add_test(rules, test_rules);
     tcase_add_test(rules, test_reason_is_cut_to_its_buffer);
-    tcase_add_loop_test(rules, test_margin, 0, COUNT(margin_cases));
+    tcase_add_test(rules, test_margin);
     tcase_add_test(times, test_instants);
     tcase_add_test(times, test_grant_is_believed_until_its_own_revoke_time);
     tcase_add_test(times, test_first_heartbeat);
     tcase_add_test(times, test_next_heartbeat);
     tcase_add_test(times, test_renew_timeout);
-    tcase_add_loop_test(told, test_safe_ms, 0, COUNT(safe_cases));
+    tcase_add_test(told, test_safe_ms);
     tcase_add_test(told, test_every_reason_has_a_safe_case);
-    tcase_add_loop_test(told, test_release_outcome, 0, COUNT(outcome_cases));
+    tcase_add_test(told, test_release_outcome);
     tcase_add_test(rest, test_init);
     tcase_add_loop_test_raise_signal(rest, test_init_asserts_its_bounds, SIGABRT, 0,
                                      COUNT(refused_spans));

@@ -157,9 +157,8 @@ static int64_t promised(const struct lease_case *it)
     return it->actions & TELL_REVOKED ? it->before.until_ms : it->after.until_ms;
 }
 
-START_TEST(test_row)
+static void check_row(const struct lease_case *it)
 {
-    const struct lease_case *it = &cases[_i];
     struct lease lease = it->before;
     struct lease_actions actions = lease_step(&lease, &rules, &it->event, it->now_ms);
 
@@ -171,12 +170,22 @@ START_TEST(test_row)
     SAME(it, next_ms);
     SAME(it, held_ms);
     SAME(it, reason);
-    SAME(it, ttl_ms);
+    ck_assert_uint_eq(lease.ttl_ms, it->before.ttl_ms);
+    ck_assert_uint_eq(lease.deadline_ms, it->before.deadline_ms);
     if (it->actions & (TELL_GRANTED | TELL_RENEWED | TELL_REVOKED | TELL_AT_RISK))
         ck_assert_int_eq(actions.valid_until_ms, promised(it));
     int64_t wake_at = lease_wake_at(&lease, &rules);
     ck_assert_msg(wake_at == it->wake_at_ms, "lease_cases.def:%d %s: wake at %lld, not %lld",
                   it->line, it->what, (long long)wake_at, (long long)it->wake_at_ms);
+}
+
+// The rows of one event: a process per row would take longer than all of them.
+START_TEST(test_rows)
+{
+    for (int i = 0; i < CASE_COUNT; i++) {
+        if (cases[i].event.kind == (enum lease_event_kind)_i)
+            check_row(&cases[i]);
+    }
 }
 END_TEST
 
@@ -380,7 +389,7 @@ int main(void)
     TCase *rows = tcase_create("rows");
     TCase *other = tcase_create("other");
 
-    tcase_add_loop_test(rows, test_row, 0, CASE_COUNT);
+    tcase_add_loop_test(rows, test_rows, 0, LEASE_EVENT_COUNT);
     tcase_add_test(rows, test_every_pair_is_in_one_table);
     tcase_set_timeout(other, 20);
     tcase_add_loop_test(other, test_inert, 0, LEASE_STATE_COUNT);
