@@ -167,7 +167,8 @@ static void send_release(struct sim_client *client, uint32_t request,
     char digits[WIRE_LEASE_DIGITS + 1] = "", line[128];
 
     message_token_format(lease, digits);
-    snprintf(line, sizeof line, "{\"id\":%u,\"op\":\"release\",\"lease\":\"%.32s\"}", request, digits);
+    snprintf(line, sizeof line, "{\"id\":%u,\"op\":\"release\",\"lease\":\"%.32s\"}", request,
+             digits);
     world_record(client->world, (struct history_record){.kind = HISTORY_CLIENT_RELEASES,
                                                         .client = client->number,
                                                         .token = *lease});
@@ -254,7 +255,7 @@ static void do_deaf(struct sim_client *client, struct sim_hand *hand)
     (void)hand;
     fault_count(world, SIM_CLIENT_DEAF);
     client->deaf = true;
-    sim_schedule(world, world->now_us + chance_between(&world->chance, 1000, 4000000),
+    sim_schedule(world, world->now_us + chance_between(&world->chance, 1000, 2500000),
                  SIM_EVENT_CLIENT, client->index, SIM_HANDS);
 }
 
@@ -267,10 +268,10 @@ static void do_nothing(struct sim_client *client, struct sim_hand *hand)
 static const struct sim_plan plans[] = {
     {"releases soon", 560, HOLD_SHORT, -1, do_release},
     {"releases", 160, HOLD_MIDDLE, -1, do_release},
-    {"releases late", 30, HOLD_LONG, -1, do_release},
+    {"releases late", 14, HOLD_LONG, -1, do_release},
     {"releases twice", 20, HOLD_SHORT, -1, do_release_twice},
     {"is released by another", 20, HOLD_MIDDLE, -1, do_release_elsewhere},
-    {"holds until told", 12, HOLD_ON, -1, do_nothing},
+    {"holds until told", 6, HOLD_ON, -1, do_nothing},
     {"dies soon", 30, HOLD_SHORT, SIM_CLIENT_CRASH, do_crash},
     {"dies", 15, HOLD_MIDDLE, SIM_CLIENT_CRASH, do_crash},
     {"dies late", 5, HOLD_LONG, SIM_CLIENT_CRASH, do_crash},
@@ -285,7 +286,7 @@ static const struct sim_plan *choose_plan(struct world *world)
     const struct sim_plan *plan;
 
     do {
-        int64_t at = chance_below(&world->chance, 902);
+        int64_t at = chance_below(&world->chance, 880);
         plan = plans;
         while (at >= plan->weight && plan < plans + sizeof plans / sizeof plans[0] - 1)
             at -= plan++->weight;
@@ -299,7 +300,7 @@ static int64_t hold_us(struct world *world, enum hold hold)
     case HOLD_SHORT:
         return chance_between(&world->chance, 0, 4000);
     case HOLD_MIDDLE:
-        return chance_between(&world->chance, 1000, 100000);
+        return chance_between(&world->chance, 1000, 40000);
     case HOLD_LONG:
         return chance_between(&world->chance, 100000, 2500 * world->lock_ttl_ms);
     case HOLD_ON:
@@ -315,7 +316,8 @@ static void write_acquire(struct sim_client *client, uint32_t request, uint32_t 
     static const int ttls[] = {500, 600, 1000, 2000, 3000};
     struct chance *chance = &client->world->chance;
     char line[230];
-    int n = snprintf(line, sizeof line, "{\"id\":%u,\"op\":\"acquire\",\"key\":\"k%u\"", request, key);
+    int n =
+        snprintf(line, sizeof line, "{\"id\":%u,\"op\":\"acquire\",\"key\":\"k%u\"", request, key);
 
     if (chance_percent(chance, 50))
         n += snprintf(line + n, sizeof line - (size_t)n, ",\"ttl_ms\":%d",
@@ -348,6 +350,13 @@ static void ask(struct sim_client *client, struct sim_hand *hand)
         do_half_close(client, hand);
 }
 
+static void drop_unread(struct sim_client *client)
+{
+    while (notes_first(&client->pipe))
+        notes_pop(&client->pipe);
+    client->pipe_bytes = 0;
+}
+
 static void open_connection(struct sim_client *client)
 {
     client->number = ++client->world->connections;
@@ -355,8 +364,8 @@ static void open_connection(struct sim_client *client)
     client->closed = false;
     client->leaves = SIM_STAYS;
     client->line_count = 0;
+    drop_unread(client);
     client->line_us = client->pipe_us = client->world->now_us;
-    client->pipe_bytes = 0;
     for (uint32_t i = 1; i < SIM_HANDS; i++)
         client_later(client, i, think(client));
 }
@@ -439,9 +448,7 @@ void client_leave(struct sim_client *client, enum sim_leaves how)
         return;
     client->connected = false;
     client->deaf = false;
-    while (notes_first(&client->pipe))
-        notes_pop(&client->pipe);
-    client->pipe_bytes = 0;
+    drop_unread(client);
     if (still)
         return;
     client->number = 0;
@@ -450,8 +457,8 @@ void client_leave(struct sim_client *client, enum sim_leaves how)
 
 static void at_end(struct sim_client *client)
 {
-    world_record(client->world, (struct history_record){.kind = HISTORY_CLIENT_EOF,
-                                                        .client = client->number});
+    world_record(client->world,
+                 (struct history_record){.kind = HISTORY_CLIENT_EOF, .client = client->number});
     empty_hands(client);
     client->connected = client->deaf = false;
     client->number = 0;
@@ -472,7 +479,8 @@ static void on_granted(struct sim_client *client, struct sim_hand *hand,
     hand->state = SIM_WORKING;
     hand->token = note->token;
     hand->plan = choose_plan(client->world);
-    client_later(client, (uint32_t)(hand - client->hands), hold_us(client->world, hand->plan->hold));
+    client_later(client, (uint32_t)(hand - client->hands),
+                 hold_us(client->world, hand->plan->hold));
 }
 
 static struct sim_hand *hand_of_request(struct sim_client *client, uint32_t request)
@@ -518,9 +526,10 @@ static void on_note(struct sim_client *client, const struct sim_note *note)
         hand->state = SIM_TOLD;
         client_later(client, (uint32_t)(hand - client->hands),
                      chance_between(&world->chance, 0, 200 * world->lock_ttl_ms));
-    } else if (hand && (note->kind == HISTORY_WROTE_DENIED ||
-                        note->kind == HISTORY_WROTE_RELEASED)) {
-        idle(client, hand, think(client));
+    } else if (hand &&
+               (note->kind == HISTORY_WROTE_DENIED || note->kind == HISTORY_WROTE_RELEASED)) {
+        // Whoever was refused waits a while longer.
+        idle(client, hand, note->kind == HISTORY_WROTE_DENIED ? 10 * think(client) : think(client));
     }
 }
 

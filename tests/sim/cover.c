@@ -33,31 +33,30 @@ struct lease_actions __wrap_lease_step(struct lease *lease, const struct lease_r
 
 #define BIT(state) (1u << LEASE_##state)
 
-// A row: a state, an event, the states after it that happen.
 static const struct {
-    uint8_t state, event;
-    uint16_t after;
-} table[] = {
+    bool is_there;
+    unsigned after; // bits of states; 0: never
+} table[LEASE_STATE_COUNT][LEASE_EVENT_COUNT] = {
+#define HAPPENS(state, event, bits) [LEASE_##state][LEASE_ON_##event] = {true, bits},
+#define NEVER(state, event, reason) [LEASE_##state][LEASE_ON_##event] = {true, 0},
 #include "tests/sim/transitions.def"
 };
-
-static unsigned expected(unsigned state, unsigned event)
-{
-    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
-        if (table[i].state == state && table[i].event == event)
-            return table[i].after;
-    return 0;
-}
 
 int cover_report(const struct sim_stats *stats, bool verbose)
 {
     unsigned all = 0, reached = 0;
     int wrong = 0;
 
+    for (unsigned a = 0; a < LEASE_GONE; a++)
+        for (unsigned e = 0; e < LEASE_EVENT_COUNT; e++)
+            if (!table[a][e].is_there) {
+                printf("  without a row: %s, %s\n", lease_state_names[a], lease_event_names[e]);
+                wrong++;
+            }
     for (unsigned a = 0; a < LEASE_STATE_COUNT; a++)
         for (unsigned e = 0; e < LEASE_EVENT_COUNT; e++)
             for (unsigned b = 0; b < LEASE_STATE_COUNT; b++) {
-                bool due = expected(a, e) >> b & 1;
+                bool due = table[a][e].after >> b & 1;
                 uint64_t count = stats->steps[a][e][b];
                 all += due;
                 reached += due && count;

@@ -209,15 +209,23 @@ static bool drain(struct world *world)
 }
 
 static bool (*const doers[SIM_FAULT_COUNT])(struct world *world) = {
-    [SIM_HOLD] = hold,         [SIM_CUT] = cut,
-    [SIM_PAUSE] = pause,       [SIM_RESTART] = restart_keep,
-    [SIM_WIPE] = restart_wipe, [SIM_ERRORS] = errors,
-    [SIM_OOM] = oom,           [SIM_NOKILL] = nokill,
-    [SIM_DEL] = delete_key,    [SIM_FOREIGN] = foreign,
+    [SIM_HOLD] = hold,
+    [SIM_CUT] = cut,
+    [SIM_PAUSE] = pause,
+    [SIM_RESTART] = restart_keep,
+    [SIM_WIPE] = restart_wipe,
+    [SIM_ERRORS] = errors,
+    [SIM_OOM] = oom,
+    [SIM_NOKILL] = nokill,
+    [SIM_DEL] = delete_key,
+    [SIM_FOREIGN] = foreign,
     [SIM_WRONGTYPE] = wrong_type,
-    [SIM_SHORTEN] = shorten,   [SIM_PERSIST] = persist,
-    [SIM_STEP] = step,         [SIM_FREEZE] = freeze,
-    [SIM_CRASH] = crash,       [SIM_DRAIN] = drain,
+    [SIM_SHORTEN] = shorten,
+    [SIM_PERSIST] = persist,
+    [SIM_STEP] = step,
+    [SIM_FREEZE] = freeze,
+    [SIM_CRASH] = crash,
+    [SIM_DRAIN] = drain,
 };
 
 void fault_next(struct world *world)

@@ -72,7 +72,7 @@ static struct sim_client *first_client(const struct sim_host *host)
 
 #define EACH_CLIENT(host, client)                                                                  \
     (struct sim_client *client = first_client(host),                                               \
-                       *client##_end = client + host->world->client_count;                         \
+     *client##_end = client + host->world->client_count;                                           \
      client < client##_end; client++)
 
 // Each line that the keeper has written becomes a note, and a record of what was said when.
@@ -129,9 +129,8 @@ static void close_client(struct sim_host *host, struct sim_client *client, bool 
 
 static void accept_client(struct sim_host *host, struct sim_client *client)
 {
-    client->session = (struct session){.pid = 100 + (pid_t)client->index,
-                                       .uid = 1000 + client->index % 2,
-                                       .output = on_output};
+    client->session = (struct session){
+        .pid = 100 + (pid_t)client->index, .uid = 1000 + client->index % 2, .output = on_output};
     client->close_by_ms = INT64_MAX;
     if (keeper_open_session(&host->keeper, &client->session) != 0)
         world_broken(host->world, "a session could not be opened");
@@ -225,8 +224,8 @@ static void flush_client(struct sim_host *host, struct sim_client *client)
     }
     while ((note = notes_first(&client->out)) &&
            client->pipe_bytes + note->length <= (size_t)world->pipe_room) {
-        int64_t at_us = world->now_us + world->latency_us / 4 +
-                        chance_below(&world->chance, world->latency_us);
+        int64_t at_us =
+            world->now_us + world->latency_us / 4 + chance_below(&world->chance, world->latency_us);
         client->pipe_us = at_us > client->pipe_us ? at_us : client->pipe_us + 1;
         note->at_us = client->pipe_us;
         client->pipe_bytes += note->length;
@@ -245,10 +244,10 @@ static void sweep_clients(struct sim_host *host)
 {
     int64_t now_ms = host_ms(host);
 
-    for EACH_CLIENT (host, client)
-        if (client->accepted &&
-            (client->session.tell_by_ms <= now_ms || client->close_by_ms <= now_ms))
-            close_client(host, client, false);
+    for
+        EACH_CLIENT(host, client)
+    if (client->accepted && (client->session.tell_by_ms <= now_ms || client->close_by_ms <= now_ms))
+        close_client(host, client, false);
 }
 
 // ---- Phases ----
@@ -271,8 +270,9 @@ static void do_sweep(struct sim_host *host)
 
 static void do_clients(struct sim_host *host)
 {
-    for EACH_CLIENT (host, client)
-        read_client(host, client);
+    for
+        EACH_CLIENT(host, client)
+    read_client(host, client);
 }
 
 static int64_t next_turn(const struct sim_host *host)
@@ -288,14 +288,16 @@ static int64_t next_turn(const struct sim_host *host)
         if (host->world->conns[host->store.conn].reset)
             at_us = host->world->now_us;
     }
-    for EACH_CLIENT (host, client) {
-        int64_t input_us = next_input(client);
-        at_us = input_us < at_us ? input_us : at_us;
-        if (!client->accepted)
-            continue;
-        next_ms = client->session.tell_by_ms < next_ms ? client->session.tell_by_ms : next_ms;
-        next_ms = client->close_by_ms < next_ms ? client->close_by_ms : next_ms;
-    }
+    for
+        EACH_CLIENT(host, client)
+        {
+            int64_t input_us = next_input(client);
+            at_us = input_us < at_us ? input_us : at_us;
+            if (!client->accepted)
+                continue;
+            next_ms = client->session.tell_by_ms < next_ms ? client->session.tell_by_ms : next_ms;
+            next_ms = client->close_by_ms < next_ms ? client->close_by_ms : next_ms;
+        }
     if (next_ms <= host_ms(host))
         return host->world->now_us;
     if (next_ms != INT64_MAX && host_us(host, next_ms) < at_us)
@@ -305,9 +307,10 @@ static int64_t next_turn(const struct sim_host *host)
 
 static void do_flush(struct sim_host *host)
 {
-    for EACH_CLIENT (host, client)
-        if (client->accepted)
-            flush_client(host, client);
+    for
+        EACH_CLIENT(host, client)
+    if (client->accepted)
+        flush_client(host, client);
     store_flush(&host->store);
 }
 
@@ -439,13 +442,18 @@ void host_thaw(struct sim_host *host, uint32_t process)
 
 void host_drain(struct sim_host *host)
 {
+    struct chance *chance = &host->world->chance;
+    int64_t lock_ttl_ms = host->world->lock_ttl_ms;
+
     if (host->draining)
         return;
     host->draining = true;
     fault_count(host->world, SIM_DRAIN);
     keeper_drain(&host->keeper);
+    // At times so soon that acquires are still with the store.
     host->drain_until_ms =
-        host_ms(host) + chance_between(&host->world->chance, 0, host->world->lock_ttl_ms);
+        host_ms(host) + (chance_percent(chance, 50) ? chance_between(chance, 0, 3)
+                                                    : chance_between(chance, 0, lock_ttl_ms));
     host_wake(host, host->world->now_us);
 }
 
@@ -475,9 +483,10 @@ void host_start(struct sim_host *host)
     if (keeper_init(&host->keeper, &options, &host->store.store) < 0)
         abort();
     host_wake(host, world->now_us);
-    for EACH_CLIENT (host, client)
-        for (uint32_t hand = 0; hand < SIM_HANDS; hand++)
-            client_later(client, hand, chance_between(&world->chance, 1000, 50000));
+    for
+        EACH_CLIENT(host, client)
+    for (uint32_t hand = 0; hand < SIM_HANDS; hand++)
+        client_later(client, hand, chance_between(&world->chance, 1000, 50000));
 }
 
 // The process is over, by a signal or at the end of its drain: its sockets close, its keys stay.
@@ -489,18 +498,21 @@ void host_end(struct sim_host *host, int64_t restart_us)
     world_record(world, (struct history_record){.kind = HISTORY_ENDED, .sidecar = host->process});
     store_end(&host->store);
     world->quiet = true; // what follows is no doing of its
-    for EACH_CLIENT (host, client) {
-        if (client->accepted)
-            close_client(host, client, false);
-        else if (client->connected)
-            notes_push(&client->pipe, &(struct sim_note){.end = true, .at_us = world->now_us});
-        else
-            client->number = 0;
-        client->line_count = 0;
-        client->closed = true;
-        if (client->connected)
-            sim_schedule(world, world->now_us + 1, SIM_EVENT_READ, client->index, client->number);
-    }
+    for
+        EACH_CLIENT(host, client)
+        {
+            if (client->accepted)
+                close_client(host, client, false);
+            else if (client->connected)
+                notes_push(&client->pipe, &(struct sim_note){.end = true, .at_us = world->now_us});
+            else
+                client->number = 0;
+            client->line_count = 0;
+            client->closed = true;
+            if (client->connected)
+                sim_schedule(world, world->now_us + 1, SIM_EVENT_READ, client->index,
+                             client->number);
+        }
     world->quiet = quiet;
     keeper_deinit(&host->keeper);
     host->alive = false;

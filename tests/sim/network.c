@@ -110,8 +110,8 @@ void net_reply(struct world *world, uint32_t number, struct sim_message *message
         net_free(world, message);
         return;
     }
-    message->at_us = max64(world->now_us + latency(world, conn->host),
-                           max64(conn->in_us + 1, conn->in_held_us));
+    message->at_us =
+        max64(world->now_us + latency(world, conn->host), max64(conn->in_us + 1, conn->in_held_us));
     conn->in_us = message->at_us;
     net_push(&conn->in, message);
     host_wake(&world->hosts[conn->host], message->at_us);

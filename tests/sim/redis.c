@@ -115,9 +115,7 @@ void redis_set_ttl(struct world *world, uint32_t key, int64_t ttl_ms)
 
     if (value->value != SIM_LEASE)
         return;
-    // Longer is no licence: it must go as if nothing had been done to it.
-    if (ttl_ms != INT64_MAX)
-        world_record(world, (struct history_record){.kind = HISTORY_FORFEIT, .key = key + 1});
+    world_record(world, (struct history_record){.kind = HISTORY_FORFEIT, .key = key + 1});
     value->expire_ms = ttl_ms == INT64_MAX ? INT64_MAX : wall_ms(world) + ttl_ms;
     schedule_expiry(world, key);
 }
@@ -160,8 +158,7 @@ static void held(struct world *world, struct sim_message *message, const struct 
     message->items[0].outcome = STORE_HELD;
     message->foreign = value->value != SIM_LEASE;
     message->wrong_type = value->value == SIM_HASH;
-    message->pttl_ms =
-        value->expire_ms == INT64_MAX ? -1 : value->expire_ms - wall_ms(world);
+    message->pttl_ms = value->expire_ms == INT64_MAX ? -1 : value->expire_ms - wall_ms(world);
     message->holder = value->token;
     message->holder_fence = value->fence;
 }

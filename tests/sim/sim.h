@@ -95,16 +95,16 @@ bool chance_percent(struct chance *chance, int percent);
 // ---- Events ----
 
 enum sim_event_kind {
-    SIM_EVENT_HOST,    // a host's turn goes on: a = host, b = serial
-    SIM_EVENT_THAW,    // a = host, b = its process
-    SIM_EVENT_START,   // a = host
-    SIM_EVENT_ARRIVE,  // a message reaches Redis: a = conn
-    SIM_EVENT_EXPIRE,  // a = key, b = serial
-    SIM_EVENT_RESUME,  // Redis: goes on, starts, stops erring: a = what
-    SIM_EVENT_READ,    // a client reads: a = client, b = connection
-    SIM_EVENT_CLIENT,  // a client acts: a = client, b = serial << 8 | hand
-    SIM_EVENT_FAULT,   // the next fault
-    SIM_EVENT_LAST,    // clients leave, faults end
+    SIM_EVENT_HOST,   // a host's turn goes on: a = host, b = serial
+    SIM_EVENT_THAW,   // a = host, b = its process
+    SIM_EVENT_START,  // a = host
+    SIM_EVENT_ARRIVE, // a message reaches Redis: a = conn
+    SIM_EVENT_EXPIRE, // a = key, b = serial
+    SIM_EVENT_RESUME, // Redis: goes on, starts, stops erring: a = what
+    SIM_EVENT_READ,   // a client reads: a = client, b = connection
+    SIM_EVENT_CLIENT, // a client acts: a = client, b = serial << 8 | hand
+    SIM_EVENT_FAULT,  // the next fault
+    SIM_EVENT_LAST,   // clients leave, faults end
 };
 
 struct sim_event {
@@ -198,7 +198,7 @@ struct sim_redis {
     int64_t paused_until_us, down_until_us, erring_until_us, oom_until_us, nokill_until_us;
     enum store_outcome error;
     bool stepped_back;
-    struct sim_fifo backlog;         // while paused
+    struct sim_fifo backlog;             // while paused
     uint32_t backlog_conns[SIM_BACKLOG]; // of the messages there, in order
     uint32_t backlog_first, backlog_last;
 };
@@ -364,8 +364,13 @@ void notes_pop(struct sim_notes *notes);
 
 // ---- A host ----
 
-enum sim_phase { SIM_PHASE_IDLE, SIM_PHASE_SWEEP, SIM_PHASE_STORE, SIM_PHASE_CLIENTS,
-                 SIM_PHASE_FLUSH };
+enum sim_phase {
+    SIM_PHASE_IDLE,
+    SIM_PHASE_SWEEP,
+    SIM_PHASE_STORE,
+    SIM_PHASE_CLIENTS,
+    SIM_PHASE_FLUSH
+};
 
 struct sim_host {
     struct world *world;

@@ -36,8 +36,9 @@ static volatile uint64_t current_seed;
 static void on_abort(int number)
 {
     char text[128];
-    int n = snprintf(text, sizeof text, "seed %" PRIu64 " ended by signal %d; replay it:\n  %s%" PRIu64
-                     " --trace\n", current_seed, number, "./scripts/simulate --seed ", current_seed);
+    int n = snprintf(text, sizeof text,
+                     "seed %" PRIu64 " ended by signal %d; replay it:\n  %s%" PRIu64 " --trace\n",
+                     current_seed, number, "./scripts/simulate --seed ", current_seed);
 
     (void)!write(STDERR_FILENO, text, (size_t)n);
     signal(number, SIG_DFL);
@@ -160,10 +161,10 @@ static bool run_jobs(const struct plan *plan, struct sim_stats *sum)
 static void report(const struct sim_stats *stats, double seconds)
 {
     static const char *const ends[] = {
-        [HISTORY_ACQUIRING] = "unfinished",   [HISTORY_LIVE] = "live",
-        [HISTORY_RELEASED] = "released",      [HISTORY_TOLD] = "revoked",
-        [HISTORY_LEFT] = "client left",       [HISTORY_CUT] = "client cut off",
-        [HISTORY_DIED] = "sidecar died",      [HISTORY_DENIED] = "asked in vain",
+        [HISTORY_ACQUIRING] = "unfinished", [HISTORY_LIVE] = "live",
+        [HISTORY_RELEASED] = "released",    [HISTORY_TOLD] = "revoked",
+        [HISTORY_LEFT] = "client left",     [HISTORY_CUT] = "client cut off",
+        [HISTORY_DIED] = "sidecar died",    [HISTORY_DENIED] = "asked in vain",
     };
 
     printf("%" PRIu64 " runs, %" PRIu64 " grants, %" PRIu64 " events, %" PRIu64
@@ -194,20 +195,21 @@ static double now(void)
 
 static int usage(void)
 {
-    fputs("usage: simulate --seeds A..B | --seed N  [--trace] [--jobs N] [--grants N] [--length MS]\n"
-          "                [--faults MASK] [--coverage] [--verbose]\n",
-          stderr);
+    fputs(
+        "usage: simulate --seeds A..B | --seed N  [--trace] [--jobs N] [--grants N] [--length MS]\n"
+        "                [--faults MASK] [--coverage] [--verbose]\n",
+        stderr);
     return EX_USAGE;
 }
 
 static bool parse(int argc, char **argv, struct plan *plan)
 {
     static const struct option options[] = {
-        {"seeds", required_argument, NULL, 's'},   {"seed", required_argument, NULL, 'n'},
-        {"trace", no_argument, NULL, 't'},         {"jobs", required_argument, NULL, 'j'},
-        {"grants", required_argument, NULL, 'g'},  {"length", required_argument, NULL, 'l'},
-        {"faults", required_argument, NULL, 'f'},  {"coverage", no_argument, NULL, 'c'},
-        {"verbose", no_argument, NULL, 'v'},       {0},
+        {"seeds", required_argument, NULL, 's'},  {"seed", required_argument, NULL, 'n'},
+        {"trace", no_argument, NULL, 't'},        {"jobs", required_argument, NULL, 'j'},
+        {"grants", required_argument, NULL, 'g'}, {"length", required_argument, NULL, 'l'},
+        {"faults", required_argument, NULL, 'f'}, {"coverage", no_argument, NULL, 'c'},
+        {"verbose", no_argument, NULL, 'v'},      {0},
     };
     char *end = NULL;
     int option;

@@ -175,8 +175,8 @@ static void submit_acquire(struct store *base, const struct store_acquire *acqui
     call->request = request_of(store, acquire->lease);
 }
 
-static void submit_renew(struct store *base, uint32_t lease, uint32_t generation,
-                         int64_t due_by_ms, int64_t now_ms)
+static void submit_renew(struct store *base, uint32_t lease, uint32_t generation, int64_t due_by_ms,
+                         int64_t now_ms)
 {
     struct sim_store *store = (struct sim_store *)base;
 
@@ -205,10 +205,10 @@ static void go_down(struct sim_store *store, const char *error, int64_t now_ms)
 {
     store->link = SIM_LINK_DOWN;
     store->store.up = false;
-    store->backoff_ms = store->backoff_ms * 2 < BACKOFF_MAX_MS ? store->backoff_ms * 2
-                                                               : BACKOFF_MAX_MS;
-    store->retry_at_ms = now_ms + chance_between(&store->world->chance, store->backoff_ms / 2,
-                                                 store->backoff_ms);
+    store->backoff_ms =
+        store->backoff_ms * 2 < BACKOFF_MAX_MS ? store->backoff_ms * 2 : BACKOFF_MAX_MS;
+    store->retry_at_ms =
+        now_ms + chance_between(&store->world->chance, store->backoff_ms / 2, store->backoff_ms);
     store->store.hooks->status(store->store.context, false, error, now_ms);
 }
 
@@ -430,8 +430,7 @@ static struct sim_item *add_item(const struct sim_store *store, struct sim_messa
 static void write_single(struct sim_store *store, struct sim_call *call, int64_t now_ms)
 {
     bool acquires = call->op == STORE_ACQUIRE;
-    struct sim_message *message =
-        net_message(store->world, acquires ? SIM_ACQUIRE : SIM_RELEASE);
+    struct sim_message *message = net_message(store->world, acquires ? SIM_ACQUIRE : SIM_RELEASE);
 
     call->state = SIM_WRITTEN;
     call->sent_at_ms = now_ms;

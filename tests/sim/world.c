@@ -153,6 +153,7 @@ static void make_hosts(struct world *world)
 static void make(struct world *world, const struct sim_run *run)
 {
     static const int ttls[] = {500, 1000, 1500, 3000};
+    static const int rooms[] = {400, 1500, 200000}; // bytes of a client's socket
     struct chance *chance = &world->chance;
 
     chance_seed(chance, run->seed);
@@ -164,7 +165,7 @@ static void make(struct world *world, const struct sim_run *run)
     world->lock_ttl_ms = ttls[chance_below(chance, 4)];
     world->deadline_ms = chance_between(chance, 500, 6000);
     world->latency_us = chance_between(chance, 20, 1500);
-    world->pipe_room = chance_percent(chance, 30) ? 1500 : 200000;
+    world->pipe_room = rooms[chance_below(chance, 3)];
     world->rules.widen_ms = chance_percent(chance, 10) ? 20 : 0;
     world->end_us = 1000 * (run->length_ms ? run->length_ms : chance_between(chance, 5000, 30000));
     redis_init(world);

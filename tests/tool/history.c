@@ -890,6 +890,9 @@ static void goes(struct history *history, const struct history_record *record, s
                  ms(lease->over_us), ms(by_us));
     lease->stored = false;
     lease->gone = true;
+    // Nobody says more of it: late bytes had stored what was forgotten, or the trace has no sidecars.
+    if (lease->sidecar == 0)
+        end(history, lease, HISTORY_DENIED);
     to_finished(history, lease);
 }
 
