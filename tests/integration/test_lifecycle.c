@@ -281,6 +281,19 @@ START_TEST(socket_has_its_mode)
 }
 END_TEST
 
+START_TEST(socket_has_its_group)
+{
+    struct stat info;
+
+    if (geteuid() != 0)
+        return; // only root may give it to any group
+    sidecar_process_start(&sidecar, redis.url, "--socket-group", "4242", NULL);
+    ck_assert_int_eq(stat(sidecar.socket, &info), 0);
+    ck_assert_int_eq(info.st_gid, 4242);
+    ck_assert_int_eq(info.st_mode & 07777, 0660);
+}
+END_TEST
+
 START_TEST(socket_is_given_by_systemd)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -446,6 +459,7 @@ static Suite *suite(void)
     tcase_add_test(tests, path_too_long_is_refused);
     tcase_add_test(tests, missing_folder_is_named);
     tcase_add_test(tests, socket_has_its_mode);
+    tcase_add_test(tests, socket_has_its_group);
     tcase_add_test(tests, socket_is_given_by_systemd);
     tcase_add_test(tests, environment_twins);
     tcase_add_test(tests, hello_tells_the_configuration);

@@ -158,14 +158,14 @@ static void expect_error(struct line_client *client, const struct malformed *c)
     line_client_receive(client);
     if (!c->error)
         return; // either answer will do, but exactly one
-    ck_assert_msg(json_is_false(line_client_member(client, "ok")), "%s\n  taken: %s", c->line,
+    ck_assert_msg(json_is_false(line_client_member(client, "ok")), "%s; taken: %s", c->line,
                   client->line);
-    ck_assert_msg(strcmp(line_client_string(client, "error"), c->error) == 0,
-                  "%s\n  expected %s: %s", c->line, c->error, client->line);
+    ck_assert_msg(strcmp(line_client_string(client, "error"), c->error) == 0, "%s; expected %s: %s",
+                  c->line, c->error, client->line);
     ck_assert_str_ne(line_client_string(client, "message"), "");
     if (c->mention)
         ck_assert_msg(strstr(line_client_string(client, "message"), c->mention) != NULL,
-                      "%s\n  message without %s: %s", c->line, c->mention, client->line);
+                      "%s; message without %s: %s", c->line, c->mention, client->line);
 }
 
 static void expect_no_side_effect(struct line_client *client)

@@ -252,7 +252,7 @@ void line_client_expect(struct line_client *client, const char *format, ...)
     va_end(arguments);
     pattern = pattern_parse(text);
     line_client_receive(client);
-    ck_assert_msg(fits(client, pattern, why, sizeof why), "%s\n  got      %s\n  expected %s", why,
+    ck_assert_msg(fits(client, pattern, why, sizeof why), "%s; got %s; expected %s", why,
                   client->line, text);
     json_decref(pattern);
     free(text);
@@ -269,8 +269,8 @@ void line_client_await(struct line_client *client, const char *format, ...)
     va_end(arguments);
     pattern = pattern_parse(text);
     while (line_client_receive(client), !fits(client, pattern, why, sizeof why))
-        ck_assert_msg(line_client_member(client, "event") != NULL,
-                      "%s\n  got      %s\n  expected %s", why, client->line, text);
+        ck_assert_msg(line_client_member(client, "event") != NULL, "%s; got %s; expected %s", why,
+                      client->line, text);
     json_decref(pattern);
     free(text);
 }

@@ -243,7 +243,7 @@ static void expect_line(struct replay *replay, const char *line)
     char why[512];
 
     if (!receive(replay, line, why, sizeof why))
-        stop_at(replay, "%s\n  got      %s\n  expected %s", why, client_of(replay)->line, line);
+        stop_at(replay, "%s; got %s; expected %s", why, client_of(replay)->line, line);
 }
 
 static char *next_line(struct replay *replay)
@@ -273,7 +273,7 @@ static void until_reply(struct replay *replay, const char *request)
         if (receive(replay, pattern, why, sizeof why))
             return;
         if (scratch_left(deadline) == 0)
-            stop_at(replay, "not within %d ms: %s\n  got      %s\n  expected %s", UNTIL_MS, why,
+            stop_at(replay, "not within %d ms: %s; got %s; expected %s", UNTIL_MS, why,
                     client_of(replay)->line, pattern);
         scratch_pause_ms(5);
     }
