@@ -235,6 +235,40 @@ START_TEST(loss_is_told_by_the_next_heartbeat)
 }
 END_TEST
 
+// The holder goes before it was told: what is in the key now is not its to delete.
+START_TEST(end_of_an_overwritten_lease_touches_nothing)
+{
+    struct line_client client;
+    struct line_lease lease;
+
+    sidecar_process_start(&sidecar, redis.url, NULL); // no heartbeat in this test's time
+    client = connected();
+    line_client_acquire(&client, &lease, "released", "");
+    private_redis_run(&redis, "SET lock:released another");
+    line_client_send(&client, "{'op':'release','lease':'%s'}", lease.lease);
+    line_client_expect(&client,
+                       "{'ok':false,'op':'release','error':'errLostActorLock','lease':'%s',"
+                       "'freed':false}",
+                       lease.lease);
+    ck_assert_str_eq(private_redis_string(&redis, "GET lock:released"), "another");
+
+    line_client_acquire(&client, &lease, "left", "");
+    line_client_acquire(&client, &lease, "hash", "");
+    line_client_acquire(&client, &lease, "ours", "");
+    private_redis_run(&redis, "SET lock:left another");
+    private_redis_run(&redis, "DEL lock:hash");
+    private_redis_run(&redis, "HSET lock:hash f v");
+    line_client_close(&client);
+    bench_await_gone("ours", 2000); // its delete was sent after those of the others
+    client = connected();
+    line_client_send(&client, "{'op':'list'}");
+    line_client_expect(&client, "{'ok':true,'leases':[]}");
+    ck_assert_str_eq(private_redis_string(&redis, "GET lock:left"), "another");
+    ck_assert_str_eq(private_redis_string(&redis, "HGET lock:hash f"), "v");
+    line_client_close(&client);
+}
+END_TEST
+
 START_TEST(shortened_or_persistent_key_is_mended)
 {
     struct line_client client;
@@ -409,6 +443,7 @@ static Suite *suite(void)
     tcase_add_test(tests, foreign_key_is_held_and_secret);
     tcase_add_loop_test(tests, loss_is_told_by_the_next_heartbeat, 0,
                         (int)(sizeof losses / sizeof losses[0]));
+    tcase_add_test(tests, end_of_an_overwritten_lease_touches_nothing);
     tcase_add_test(tests, shortened_or_persistent_key_is_mended);
     tcase_add_test(tests, release_deletes_and_is_not_repeated);
     tcase_add_test(tests, release_twice_in_one_write);

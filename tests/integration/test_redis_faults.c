@@ -88,6 +88,7 @@ END_TEST
 
 enum {
     T = 1200,
+    P = T / 3,
     C = T / 12,
     M = T / 5,
     DRIFT = T / 100 + 2,
@@ -98,11 +99,27 @@ static void start(void)
     sidecar_process_start(&sidecar, redis.url, "--lock-ttl", "1200ms", NULL);
 }
 
+// M, and by how much the sidecar has widened it because the machine made its loop late.
+static int64_t widest_margin(void)
+{
+    static const char name[] = "widened_by_ms=";
+    char *log = sidecar_process_read_log(&sidecar);
+    int64_t widest = 0;
+
+    for (const char *at = log; (at = strstr(at, name)) != NULL; at += sizeof name - 1) {
+        int64_t widened = atoll(at + sizeof name - 1);
+
+        widest = widened > widest ? widened : widest;
+    }
+    free(log);
+    return M + widest;
+}
+
 // at_risk at the first failed heartbeat, then revoked at D, which lies M before valid_until. Checks
 // every promise, and returns the newest valid_until.
 static int64_t expect_unreachable(struct line_client *client, const struct line_lease *lease)
 {
-    int64_t valid_until = lease->valid_until_ms, safe_ms;
+    int64_t valid_until = lease->valid_until_ms, safe_ms, margin;
 
     do {
         line_client_receive(client);
@@ -112,17 +129,18 @@ static int64_t expect_unreachable(struct line_client *client, const struct line_
     ck_assert_str_eq(line_client_string(client, "event"), "at_risk");
     ck_assert_str_eq(line_client_string(client, "lease"), lease->lease);
     ck_assert_int_gt(line_client_int(client, "safe_ms"), M);
-    ck_assert_int_lt(line_client_int(client, "safe_ms"), T);
+    ck_assert_int_lt(line_client_int(client, "safe_ms"), T - P);
     line_client_expect(client,
                        "{'event':'revoked','error':'errLostActorLock','reason':'unreachable',"
                        "'lease':'%s','valid_until_ms':%lld}",
                        lease->lease, (long long)valid_until);
     safe_ms = line_client_int(client, "safe_ms");
-    ck_assert_int_ge(client->received_ms, valid_until - M);
+    margin = widest_margin();
+    ck_assert_int_ge(client->received_ms, valid_until - margin);
     ck_assert_int_le(client->received_ms, valid_until - M + BENCH_NOISE_MS);
     // What it promises is true when it is read, but for the way to here.
     ck_assert_int_gt(safe_ms, M - BENCH_NOISE_MS);
-    ck_assert_int_le(safe_ms, M);
+    ck_assert_int_le(safe_ms, margin);
     return valid_until;
 }
 

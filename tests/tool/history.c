@@ -1130,6 +1130,15 @@ uint64_t history_count(const struct history *history, enum history_end end)
     return history->ends[end];
 }
 
+size_t history_tracked(const struct history *history)
+{
+    size_t count = 0;
+
+    for (const struct tracked *lease = history->all; lease; lease = lease->next)
+        count++;
+    return count;
+}
+
 struct history *history_new(const struct history_options *options)
 {
     struct history *history = calloc(1, sizeof *history);

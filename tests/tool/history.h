@@ -146,5 +146,8 @@ int64_t history_least_slack(const struct history *history);
 // How many leases went each way.
 uint64_t history_count(const struct history *history, enum history_end end);
 
+// How many leases are remembered now.
+size_t history_tracked(const struct history *history);
+
 // One record in words, without a newline; NUL-terminated.
 void history_format(const struct history_record *record, char *text, size_t size);
