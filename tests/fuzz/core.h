@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The keeper between clients and a store that the input drives, and what must be true of it:
+//
+//     fuzz_core.c      the input's steps
+//     core_clients.c   every line that a client is told is looked at the moment it is written
+//     core_store.c     every call is looked at when it is made, and answered as the input says
+//
+// A grant is a lease as its client knows it: made by the acquire's reply, live until that client was
+// told otherwise, released it, or went.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "protocol/message.h"
+#include "sidecar/keeper.h"
+#include "tests/fuzz/fuzz.h"
+
+enum {
+    CORE_CLIENTS = 3,
+    CORE_CALLS = 1024,
+    CORE_GRANTS = 512,
+    CORE_REQUESTS = 512,
+};
+
+struct core_call {
+    enum store_op op;
+    uint32_t lease;
+    uint32_t generation;
+    struct message_token token; // of a renewal: once it is written
+    bool written;
+    bool timed_out; // a renewal that may be answered yet
+    int64_t sent_at_ms;
+};
+
+struct core_grant {
+    struct message_token token;
+    char key[WIRE_MAX_KEY + 1];
+    int client; // whom to tell
+    bool live;
+    bool release_began; // a release of it was read
+    bool release_done;  // and handled: nothing may be said about it but the reply
+    bool unbound;       // its client ended it by going
+    bool expires;       // on_disconnect
+    int64_t granted_ms;
+    int64_t ttl_ms;
+    int64_t deadline_ms;
+    int64_t promised_ms; // valid_until
+    int64_t offered_ms;  // what the answer that is just being told makes of it
+};
+
+// A line whose reply is still to come.
+struct core_request {
+    struct message_id id;
+    enum wire_op op;
+    char key[WIRE_MAX_KEY + 1];
+    bool expires;
+};
+
+struct core_client {
+    struct session session;
+    struct core *core;
+    bool open;
+    bool stalled;  // what it is told stays in its buffer
+    size_t parsed; // bytes of the buffer that were looked at
+    struct core_request requests[CORE_REQUESTS];
+    size_t request_count;
+};
+
+struct core {
+    struct store store;
+    struct keeper keeper;
+    int64_t now_ms;
+    uint64_t seed;
+    bool submitting; // no hook may be called
+    struct core_client clients[CORE_CLIENTS];
+    struct core_call calls[CORE_CALLS]; // not completed yet
+    size_t call_count;
+    struct core_grant grants[CORE_GRANTS];
+    size_t grant_count;
+};
+
+// ---- core_clients.c ----
+
+// Opens it where it is not; false when it is refused.
+bool core_open(struct core *core, int number);
+void core_send(struct core *core, int number, const char *line, size_t length);
+void core_too_slow(struct core *core, int number);
+void core_half_close(struct core *core, int number);
+void core_close(struct core *core, int number, bool gone);
+// It takes what it was told; stalled: from now on not at once.
+void core_read(struct core *core, int number, bool stalled);
+
+struct core_grant *core_find_grant(struct core *core, const struct message_token *token);
+// A grant of the key that its client may act on, or NULL.
+struct core_grant *core_find_live(struct core *core, const char *key);
+// What is true of grants once all that is due was swept.
+void core_check_swept(struct core *core);
+
+// ---- core_store.c ----
+
+struct core_answer {
+    enum store_outcome outcome;
+    bool certain;
+    int64_t number;   // fencing token (above the highest), PTTL, or the length of a value not shown
+    const char *text; // a value, "!" and a type, or an error; NUL-terminated
+    size_t text_length;
+};
+
+void core_store_init(struct core *core);
+void core_write(struct core *core, size_t index);
+// Completes the call, in the way next to this one that store.h allows.
+void core_complete(struct core *core, size_t index, const struct core_answer *answer);

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The store. Calls stand in the order of their submission until they are completed. A completion is
+// what store.h allows for its kind: an outcome of another kind becomes its neighbour, and what was
+// not written yet is written first (so that its send time is the latest that it could be).
+//
+// Checked at a submission: a key whose lease is live here is not asked for; a delete of a granted
+// lease comes after its release, its client's end or valid_until. At a renewal's write: its lease is
+// live, and in time.
+
+#include <string.h>
+
+#include "tests/fuzz/core.h"
+
+static struct core *core_of(struct store *store)
+{
+    return (struct core *)(void *)store; // its first member
+}
+
+static struct core_call *add(struct core *core, enum store_op op, uint32_t lease,
+                             uint32_t generation, int64_t now_ms)
+{
+    struct core_call *call = &core->calls[core->call_count++];
+
+    FUZZ_CHECK(core->call_count <= CORE_CALLS && now_ms == core->now_ms);
+    *call = (struct core_call){.op = op, .lease = lease, .generation = generation};
+    return call;
+}
+
+static void on_acquire(struct store *store, const struct store_acquire *acquire, int64_t now_ms)
+{
+    struct core *core = core_of(store);
+    char key[WIRE_MAX_KEY + 1] = "";
+
+    FUZZ_CHECK(acquire->key_length > 0 && acquire->key_length <= WIRE_MAX_KEY);
+    memcpy(key, acquire->key, acquire->key_length);
+    FUZZ_CHECK(!core_find_live(core, key));
+    FUZZ_CHECK(!core_find_grant(core, &acquire->token.token));
+    FUZZ_CHECK(acquire->ttl_ms >= WIRE_MIN_TTL && acquire->deadline_ms > 0);
+    FUZZ_CHECK(acquire->timeout_ms > 0 && acquire->label_length <= WIRE_MAX_LABEL);
+    FUZZ_CHECK(acquire->fence_floor == core->keeper.fence_floor);
+    for (size_t i = 0; i < core->call_count; i++)
+        FUZZ_CHECK(
+            memcmp(&core->calls[i].token, &acquire->token.token, sizeof acquire->token.token));
+    add(core, STORE_ACQUIRE, acquire->lease, acquire->generation, now_ms)->token =
+        acquire->token.token;
+}
+
+static void on_renew(struct store *store, uint32_t lease, uint32_t generation, int64_t due_by_ms,
+                     int64_t now_ms)
+{
+    FUZZ_CHECK(due_by_ms > now_ms);
+    add(core_of(store), STORE_RENEW, lease, generation, now_ms);
+}
+
+static void on_release(struct store *store, const struct store_release *release, int64_t now_ms)
+{
+    struct core *core = core_of(store);
+    const struct core_grant *grant = core_find_grant(core, &release->token.token);
+
+    if (grant) {
+        FUZZ_CHECK(strlen(grant->key) == release->key_length &&
+                   memcmp(grant->key, release->key, release->key_length) == 0);
+        FUZZ_CHECK(!grant->live || grant->release_began);
+        FUZZ_CHECK(grant->release_began || (grant->unbound && !grant->expires) ||
+                   now_ms >= grant->promised_ms);
+    }
+    FUZZ_CHECK(release->timeout_ms > 0);
+    add(core, STORE_RELEASE, release->lease, release->generation, now_ms)->token =
+        release->token.token;
+}
+
+static int64_t on_next_timeout(const struct store *store)
+{
+    (void)store;
+    return INT64_MAX;
+}
+
+static void on_sweep(struct store *store, int64_t now_ms)
+{
+    (void)store;
+    (void)now_ms;
+}
+
+static const struct store_ops ops = {
+    .acquire = on_acquire,
+    .renew = on_renew,
+    .release = on_release,
+    .next_timeout = on_next_timeout,
+    .sweep = on_sweep,
+};
+
+void core_store_init(struct core *core)
+{
+    core->store = (struct store){.ops = &ops};
+    core->call_count = 0;
+}
+
+// ---- Writing ----
+
+// False: a renewal that is not wanted any more.
+static bool describe(struct core *core, struct core_call *call)
+{
+    struct store_subject subject = {0};
+    const struct core_grant *grant;
+
+    if (!core->store.hooks->describe(core->store.context, call->lease, call->generation,
+                                     core->now_ms, &subject))
+        return false;
+    grant = core_find_grant(core, &subject.token.token);
+    FUZZ_CHECK(grant && grant->live && !grant->release_done);
+    FUZZ_CHECK(core->now_ms < grant->promised_ms && subject.ttl_ms == grant->ttl_ms);
+    FUZZ_CHECK(subject.timeout_ms > 0 && core->now_ms + subject.timeout_ms < grant->promised_ms);
+    FUZZ_CHECK(strlen(grant->key) == subject.key_length &&
+               memcmp(grant->key, subject.key, subject.key_length) == 0);
+    call->token = subject.token.token;
+    return true;
+}
+
+static bool write_call(struct core *core, struct core_call *call)
+{
+    if (call->written)
+        return true;
+    if (call->op == STORE_RENEW && !describe(core, call))
+        return false;
+    call->written = true;
+    call->sent_at_ms = core->now_ms;
+    return true;
+}
+
+// ---- Completing ----
+
+static void drop(struct core *core, size_t index)
+{
+    core->call_count--;
+    memmove(core->calls + index, core->calls + index + 1,
+            (core->call_count - index) * sizeof *core->calls);
+}
+
+static bool is_answer(enum store_outcome outcome)
+{
+    return outcome != STORE_UNSENT && outcome != STORE_TIMEOUT && outcome != STORE_LOST;
+}
+
+static enum store_outcome allowed(const struct core_call *call, enum store_outcome outcome)
+{
+    if (outcome == STORE_UNSENT && call->written)
+        return STORE_LOST;
+    if (call->op == STORE_ACQUIRE)
+        return outcome == STORE_NOT_OWNER ? STORE_HELD : outcome;
+    return outcome == STORE_HELD ? STORE_NOT_OWNER : outcome;
+}
+
+static void put_text(struct store_completion *completion, const struct core_answer *answer)
+{
+    bool any = answer->text_length > 0;
+
+    if (completion->outcome != STORE_HELD) {
+        if (completion->outcome != STORE_OK && completion->outcome != STORE_TIMEOUT)
+            completion->error = any ? answer->text : NULL;
+        return;
+    }
+    completion->pttl_ms = answer->number % 2 ? answer->number : -1;
+    if (any && answer->text[0] == '!') {
+        completion->type = answer->text + 1;
+        return;
+    }
+    completion->value = any ? answer->text : NULL;
+    completion->value_length = any ? answer->text_length : (size_t)answer->number + 1;
+}
+
+// A grant whose renewal was just confirmed holds for longer, whether its client is told or not.
+static void settle(struct core *core, const struct message_token *token)
+{
+    struct core_grant *grant = core_find_grant(core, token);
+
+    if (grant && grant->live && grant->offered_ms > grant->promised_ms)
+        grant->promised_ms = grant->offered_ms;
+}
+
+static void report(struct core *core, const struct core_call *call,
+                   struct store_completion *completion)
+{
+    struct core_grant *grant = core_find_grant(core, &call->token);
+    int64_t now_ms = core->now_ms;
+
+    if (call->op == STORE_RENEW && grant && completion->outcome == STORE_OK)
+        grant->offered_ms = call->sent_at_ms + grant->ttl_ms - (grant->ttl_ms / 100 + 2);
+    if (is_answer(completion->outcome))
+        now_ms = core->store.hooks->believe(core->store.context);
+    FUZZ_CHECK(now_ms == core->now_ms);
+    core->store.hooks->completed(core->store.context, completion, now_ms);
+    settle(core, &call->token);
+}
+
+void core_write(struct core *core, size_t index)
+{
+    if (!write_call(core, &core->calls[index]))
+        core_complete(core, index, &(struct core_answer){.outcome = STORE_UNSENT, .text = ""});
+}
+
+void core_complete(struct core *core, size_t index, const struct core_answer *answer)
+{
+    struct core_call *entry = &core->calls[index];
+    enum store_outcome outcome = allowed(entry, answer->outcome);
+    struct store_completion completion = {.late = entry->timed_out};
+    struct core_call call;
+
+    if (outcome != STORE_UNSENT && !write_call(core, entry))
+        outcome = STORE_UNSENT;
+    call = *entry;
+    if (outcome == STORE_TIMEOUT && call.op == STORE_RENEW && !call.timed_out)
+        entry->timed_out = true;
+    else
+        drop(core, index);
+    // Late, only what Redis did or found is told.
+    if (call.timed_out && outcome != STORE_OK && outcome != STORE_NOT_OWNER)
+        return;
+    completion.op = call.op;
+    completion.outcome = outcome;
+    completion.lease = call.lease;
+    completion.generation = call.generation;
+    completion.sent_at_ms = outcome == STORE_UNSENT ? 0 : call.sent_at_ms;
+    completion.certain = call.op == STORE_RELEASE && is_answer(outcome) && answer->certain;
+    if (call.op == STORE_ACQUIRE && outcome == STORE_OK)
+        completion.fence = core->keeper.fence_floor + 1 + answer->number % 1000;
+    put_text(&completion, answer);
+    report(core, &call, &completion);
+}
