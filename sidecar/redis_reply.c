@@ -222,7 +222,8 @@ bool redis_reply_is_error(const struct redis_reply *reply, const char *code)
 
 char *redis_reply_words(const struct redis_reply *reply, char words[REDIS_REPLY_WORDS_SIZE])
 {
-    const char *arguments = strstr(reply->string, "with args");
+    // The text may hold NULs: a hostile server's.
+    const char *arguments = memmem(reply->string, reply->length, "with args", 9);
     size_t length = arguments ? (size_t)(arguments - reply->string) : reply->length;
 
     if (length > REDIS_REPLY_WORDS_SIZE - 1)
