@@ -277,7 +277,8 @@ END_TEST
 
 START_TEST(a_renewal_is_written_only_while_it_is_wanted)
 {
-    struct fake_call *call = renewing("");
+    // So late a deadline that nothing but its state says that the lease is over.
+    struct fake_call *call = renewing(",'deadline_ms':3600000");
 
     if (_i == 0) {
         rig.now_ms = RIG_START + RIG_D;
