@@ -217,9 +217,9 @@ static int sort_argument(int argc, char *const *argv, int *at, const char *given
     return 0;
 }
 
-// Sets one row's field. 0 or a sysexits code with error.
+// Sets one row's field, and whether it is the default. 0 or a sysexits code with error.
 static int apply(struct config *config, const struct option *option, const char *flag,
-                 char *const *environment, char *error, size_t size)
+                 char *const *environment, bool *is_default, char *error, size_t size)
 {
     char name[NAME_SIZE], why[384];
     const char *text = flag;
@@ -232,6 +232,7 @@ static int apply(struct config *config, const struct option *option, const char 
         variable = option->fallback;
         text = look_up(environment, variable);
     }
+    *is_default = !text;
     if (!text) {
         text = option->initial;
     }
@@ -252,6 +253,21 @@ static int apply(struct config *config, const struct option *option, const char 
         return EX_CONFIG;
     }
     return 0;
+}
+
+static bool is_default_of(const bool *defaults, const int64_t *field, const struct config *config)
+{
+    for (int i = 0; i < OPTION_COUNT; i++)
+        if (options[i].set && (const char *)config + options[i].field == (const char *)field)
+            return defaults[i];
+    return false;
+}
+
+// A default gives way to a limit that the operator set lower.
+static void fit(const struct config *config, const bool *defaults, int64_t *value, int64_t limit)
+{
+    if (*value > limit && is_default_of(defaults, value, config))
+        *value = limit;
 }
 
 static int refuse_above(const char *name, int64_t value, const char *limit_name, int64_t limit,
@@ -289,6 +305,7 @@ int config_read(struct config *config, int argc, char *const *argv, char *const 
                 enum config_action *action, char *error, size_t error_size)
 {
     const char *given[OPTION_COUNT] = {NULL};
+    bool defaults[OPTION_COUNT] = {false};
     *config = (struct config){.socket_group = (gid_t)-1};
     *action = CONFIG_RUN;
     for (int i = 1; i < argc; i++) {
@@ -299,12 +316,15 @@ int config_read(struct config *config, int argc, char *const *argv, char *const 
     }
     for (int i = 0; i < OPTION_COUNT; i++) {
         if (options[i].set) {
-            int result = apply(config, &options[i], given[i], environment, error, error_size);
+            int result =
+                apply(config, &options[i], given[i], environment, &defaults[i], error, error_size);
             if (result != 0) {
                 return result;
             }
         }
     }
+    fit(config, defaults, &config->lock_ttl_ms, config->max_lock_ttl_ms);
+    fit(config, defaults, &config->workflow_deadline_ms, config->max_workflow_deadline_ms);
     return check_combinations(config, error, error_size);
 }
 

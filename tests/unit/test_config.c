@@ -261,7 +261,10 @@ static const struct refusal_case refusal_cases[] = {
     {{"--log-format=xml"}, {0}, EX_USAGE, {"--log-format: \"xml\"", "logfmt, json"}},
     // Combinations.
     {{"--lock-ttl=301s"}, {0}, EX_CONFIG, {"--lock-ttl 5m1s is above --max-lock-ttl 5m", "raise"}},
-    {{"--max-lock-ttl=1s"}, {0}, EX_CONFIG, {"--lock-ttl 30s is above --max-lock-ttl 1s"}},
+    {{"--lock-ttl=30s", "--max-lock-ttl=1s"},
+     {0},
+     EX_CONFIG,
+     {"--lock-ttl 30s is above --max-lock-ttl 1s"}},
     {{"--actor-workflow-deadline=2h"},
      {0},
      EX_CONFIG,
@@ -289,6 +292,23 @@ START_TEST(test_refusals)
     for (size_t i = 0; i < COUNT(refusal_cases); i++) {
         check_case_refusals(&refusal_cases[i]);
     }
+}
+END_TEST
+
+// A default gives way to a lower limit that was set, in every source; a limit never gives way.
+START_TEST(test_defaults_that_give_way)
+{
+    const char *flags[] = {"--max-lock-ttl=10s", "--max-workflow-deadline=1m", NULL};
+    const char *variables[] = {"LOCK_KEEPER_MAX_LOCK_TTL=20s", NULL};
+
+    ck_assert_msg(read_config(flags, none) == 0, "%s", error);
+    ck_assert_int_eq(config.lock_ttl_ms, 10000);
+    ck_assert_int_eq(config.workflow_deadline_ms, 60000);
+    config_deinit(&config);
+    ck_assert_msg(read_config(none, variables) == 0, "%s", error);
+    ck_assert_int_eq(config.lock_ttl_ms, 20000);
+    ck_assert_int_eq(config.workflow_deadline_ms, 300000);
+    config_deinit(&config);
 }
 END_TEST
 
@@ -430,6 +450,7 @@ int main(void)
     tcase_add_test(tests, test_set);
     tcase_add_test(tests, test_order);
     tcase_add_test(tests, test_refusals);
+    tcase_add_test(tests, test_defaults_that_give_way);
     tcase_add_loop_test(tests, test_margins_that_fit, 0, 3);
     tcase_add_test(tests, test_secrets);
     tcase_add_test(tests, test_actions);
