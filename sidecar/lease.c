@@ -220,8 +220,9 @@ static void enter(struct lease *lease, enum lease_state state)
         [LEASE_ENDING] = 1 << LEASE_HELD,
         [LEASE_OWED] = 1 << LEASE_ACQUIRING | 1 << LEASE_ABANDONED | 1 << LEASE_HELD |
                        1 << LEASE_RELEASING | 1 << LEASE_ENDING,
-        [LEASE_GONE] = 1 << LEASE_QUEUED | 1 << LEASE_ACQUIRING | 1 << LEASE_ABANDONED |
-                       1 << LEASE_RELEASING | 1 << LEASE_ENDING | 1 << LEASE_OWED,
+        [LEASE_GONE] = 1 << LEASE_NEW | 1 << LEASE_QUEUED | 1 << LEASE_ACQUIRING |
+                       1 << LEASE_ABANDONED | 1 << LEASE_RELEASING | 1 << LEASE_ENDING |
+                       1 << LEASE_OWED,
     };
 
     assert(from[state] & 1 << lease->state);
@@ -290,7 +291,8 @@ static unsigned idle_step(struct lease *lease, const struct lease_event *event)
 {
     switch (event->kind) {
     case LEASE_ON_QUEUE:
-        enter(lease, LEASE_QUEUED);
+        if (lease->state == LEASE_NEW)
+            enter(lease, LEASE_QUEUED);
         return 0;
     case LEASE_ON_START:
         enter(lease, LEASE_ACQUIRING);

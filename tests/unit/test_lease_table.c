@@ -123,8 +123,7 @@ static const struct lease_rules rules; // a fifth of the TTL
 static const unsigned inert[LEASE_STATE_COUNT] = {
     [LEASE_NEW] =
         EVERY_EVENT & ~(EVENT(QUEUE) | EVENT(START) | EVENT(DENIED) | EVENT(UNBIND) | EVENT(CUT)),
-    [LEASE_QUEUED] =
-        EVERY_EVENT & ~(EVENT(QUEUE) | EVENT(START) | EVENT(DENIED) | EVENT(UNBIND) | EVENT(CUT)),
+    [LEASE_QUEUED] = EVERY_EVENT & ~(EVENT(START) | EVENT(DENIED) | EVENT(UNBIND) | EVENT(CUT)),
     [LEASE_ACQUIRING] = EVERY_EVENT & ~(EVENT(GRANTED) | EVENT(DENIED) | EVENT(UNKNOWN) |
                                         EVENT(UNBIND) | EVENT(CUT)),
     [LEASE_ABANDONED] = EVERY_EVENT & ~(EVENT(GRANTED) | EVENT(DENIED) | EVENT(UNKNOWN)),
@@ -139,8 +138,6 @@ static const unsigned inert[LEASE_STATE_COUNT] = {
 };
 
 static const unsigned asserted[LEASE_STATE_COUNT] = {
-    [LEASE_NEW] = EVENT(DENIED) | EVENT(UNBIND) | EVENT(CUT),
-    [LEASE_QUEUED] = EVENT(QUEUE),
     [LEASE_GONE] = EVERY_EVENT,
 };
 
