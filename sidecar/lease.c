@@ -411,6 +411,8 @@ static unsigned held_step(struct lease *lease, const struct lease_event *event, 
     case LEASE_ON_RENEWED:
         return renewed(lease, event);
     case LEASE_ON_RENEW_FAILED:
+        if (event->late)
+            return 0; // said when it timed out; another may be in flight
         lease->flags &= (uint16_t)~LEASE_RENEWING;
         lease->next_ms = now_ms + lease_retry_ms(lease->ttl_ms);
         return tell_risk(lease);

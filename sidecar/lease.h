@@ -83,7 +83,7 @@ struct lease_event {
     enum lease_event_kind kind;
     int64_t sent_at_ms;
     uint32_t spread;
-    bool late;    // RENEWED: the attempt had timed out already
+    bool late;    // RENEWED, RENEW_FAILED, NOT_OWNER: the attempt had timed out already
     bool certain; // DELETED, NOT_THERE: nothing sent earlier can still arrive
     bool tell;    // RELEASE, UNBIND: send the holder a revoked event
 };

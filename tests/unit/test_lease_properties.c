@@ -203,7 +203,7 @@ static void check_wake(const struct watch *watch, const struct lease *before,
         HOLDS(wake_at <= lease->until_ms - margin(watch) &&
               wake_at <= watch->granted_at_ms + lease->deadline_ms);
     // What failed is not repeated in the same turn.
-    if (event->kind == LEASE_ON_RENEW_FAILED && is(lease, LEASE_HELD))
+    if (event->kind == LEASE_ON_RENEW_FAILED && !event->late && is(lease, LEASE_HELD))
         HOLDS(wake_at > watch->now_ms);
     if (event->kind == LEASE_ON_DELETE_FAILED && before->flags & LEASE_DELETING)
         HOLDS(wake_at > watch->now_ms || lease->until_ms <= watch->now_ms);
@@ -328,7 +328,8 @@ static struct lease_event random_event(struct watch *watch)
     event.kind =
         one_in(watch, 6) ? (enum lease_event_kind)below(watch, LEASE_EVENT_COUNT) : usual(watch);
     pass_time(watch, event.kind == LEASE_ON_WAKE && !one_in(watch, 8));
-    event.late = event.kind == LEASE_ON_RENEWED && one_in(watch, 4);
+    event.late =
+        (event.kind == LEASE_ON_RENEWED || event.kind == LEASE_ON_RENEW_FAILED) && one_in(watch, 4);
     event.certain = one_in(watch, 2);
     event.tell = one_in(watch, 2);
     event.spread = (uint32_t)below(watch, LEASE_SPREAD);
