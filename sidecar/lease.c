@@ -477,9 +477,6 @@ static unsigned releasing_step(struct lease *lease, const struct lease_event *ev
         lease->flags &= (uint16_t)~LEASE_DELETING;
         lease->next_ms = now_ms + lease_retry_ms(lease->ttl_ms);
         return 0;
-    case LEASE_ON_UNBIND:
-    case LEASE_ON_CUT:
-        return owe(lease, now_ms);
     case LEASE_ON_STORE_UP:
         return lease->flags & LEASE_DELETING ? 0 : submit_delete(lease);
     case LEASE_ON_WAKE:

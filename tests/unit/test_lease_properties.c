@@ -250,7 +250,6 @@ static void note(struct watch *watch, const struct lease *before, const struct l
         watch->stopped = true;
     if (event->kind == LEASE_ON_UNBIND || event->kind == LEASE_ON_CUT) {
         watch->left = watch->left || !watch->granted;
-        watch->releasing = false;
     }
     if (actions.set & LEASE_DO_TELL_RELEASED)
         watch->releasing = false;
