@@ -26,8 +26,8 @@
 //
 // Nothing is left. Whatever may still execute in Redis is followed by a compare-and-delete: UNKNOWN
 // acquires at once, unsettled renewals at until_ms. An owed delete is repeated until it is answered
-// (and certain), or until T + C after it became owed: all sends lie before, and each bounds its key's
-// life by T.
+// (and certain), or until T + C after it became owed or was last left unanswered: a send is
+// executed by the time that Redis answers a later one, and its execution bounds the key's life by T.
 
 #include <assert.h>
 #include <errno.h>
@@ -241,11 +241,17 @@ static unsigned submit_delete(struct lease *lease)
     return LEASE_DO_DELETE;
 }
 
-// Every send of ours lies before now, so after T + C nothing of it can be alive.
+// Where Redis answers at now, it has executed what was sent before, and after T + C nothing of it can
+// be alive. Where it does not, that may be to come: a frozen Redis reads its sockets when it thaws.
+static int64_t last_life(const struct lease *lease, int64_t now_ms)
+{
+    return now_ms + lease->ttl_ms + lease_call_ms(lease->ttl_ms);
+}
+
 static unsigned owe(struct lease *lease, int64_t now_ms)
 {
     enter(lease, LEASE_OWED);
-    lease->until_ms = now_ms + lease->ttl_ms + lease_call_ms(lease->ttl_ms);
+    lease->until_ms = last_life(lease, now_ms);
     return lease->flags & LEASE_DELETING ? 0 : submit_delete(lease);
 }
 
@@ -505,6 +511,7 @@ static unsigned owed_step(struct lease *lease, const struct lease_event *event, 
     case LEASE_ON_DELETE_FAILED:
         lease->flags &= (uint16_t)~LEASE_DELETING;
         lease->next_ms = now_ms + lease_retry_ms(lease->ttl_ms);
+        lease->until_ms = last_life(lease, now_ms);
         return 0;
     case LEASE_ON_STORE_UP:
         return lease->flags & LEASE_DELETING ? 0 : submit_delete(lease);

@@ -22,7 +22,7 @@
 enum {
     SETS = 8,
     RUNS = 2500, // of each set
-    SENDS = 512,
+    SENDS = 4096,
 };
 #define NEVER INT64_MAX
 
@@ -358,8 +358,7 @@ static bool step_sidecar(struct world *world)
 static void cut_connection(struct world *world)
 {
     int64_t ttl = world->lease.ttl_ms;
-    // Not longer than a delete is owed: what Redis had not read by then would be nobody's.
-    world->up_at_ms = world->now_ms + 1 + below(world, one_in(world, 3) ? ttl : ttl / 10);
+    world->up_at_ms = world->now_ms + 1 + below(world, one_in(world, 3) ? 4 * ttl : ttl / 10);
 
     say(world, "cut until %" PRId64, world->up_at_ms);
     for (int i = 0; i < world->count; i++) {
@@ -415,7 +414,7 @@ static void fault(struct world *world)
         break;
     case 3:
     case 4:
-        world->frozen_until_ms = world->now_ms + below(world, one_in(world, 2) ? ttl : ttl / 4);
+        world->frozen_until_ms = world->now_ms + below(world, one_in(world, 2) ? 4 * ttl : ttl / 4);
         say(world, "frozen until %" PRId64, world->frozen_until_ms);
         for (int i = 0; i < world->count; i++) {
             struct send *send = &world->sends[i];
@@ -526,7 +525,7 @@ static int run(uint64_t seed)
     world->action_at_ms = world->now_ms + below(world, 12 * ttl);
     take(world, (struct lease_event){.kind = LEASE_ON_START});
     for (int i = 0; !is(world, LEASE_GONE); i++) {
-        HOLDS(i < 20000);
+        HOLDS(i < 100000);
         step_world(world);
     }
     return world->steps;

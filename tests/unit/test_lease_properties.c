@@ -239,7 +239,7 @@ static void note(struct watch *watch, const struct lease *before, const struct l
     }
     if (is(before, LEASE_HELD) && !is(lease, LEASE_HELD))
         watch->promised_ms = before->until_ms;
-    if (is(lease, LEASE_OWED) && !is(before, LEASE_OWED))
+    if (is(lease, LEASE_OWED) && (!is(before, LEASE_OWED) || event->kind == LEASE_ON_DELETE_FAILED))
         watch->owed_at_ms = watch->now_ms;
     if (event->kind == LEASE_ON_RELEASE && taken) {
         watch->was_release = true;
@@ -358,7 +358,7 @@ static void wake_until_gone(struct watch *watch)
 
     while (!is(&watch->lease, LEASE_GONE)) {
         int64_t wake_at = lease_wake_at(&watch->lease, &watch->rules);
-        HOLDS(++wakes < 200);
+        HOLDS(++wakes < 400);
         if (wake_at == INT64_MAX) { // a store answers in the end
             take(watch, (struct lease_event){.kind = is(&watch->lease, LEASE_NEW) ? LEASE_ON_START
                                                      : is(&watch->lease, LEASE_QUEUED)
@@ -371,7 +371,8 @@ static void wake_until_gone(struct watch *watch)
         take(watch, (struct lease_event){.kind = LEASE_ON_WAKE});
         if (watch->lease.flags & LEASE_DELETING && one_in(watch, 2) &&
             !is(&watch->lease, LEASE_GONE))
-            take(watch, (struct lease_event){.kind = LEASE_ON_DELETE_FAILED});
+            take(watch, (struct lease_event){.kind = wakes < 100 ? LEASE_ON_DELETE_FAILED
+                                                                 : LEASE_ON_NOT_THERE});
     }
 }
 
