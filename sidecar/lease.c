@@ -478,8 +478,12 @@ static unsigned releasing_step(struct lease *lease, const struct lease_event *ev
         lease->flags |= LEASE_FREED;
         return LEASE_DO_TELL_RELEASED | forget(lease);
     case LEASE_ON_NOT_THERE:
+        // Gone by an earlier delete of ours, or lost before: nobody knows.
+        if (lease->flags & LEASE_UNSURE)
+            lease->flags |= LEASE_FAILED;
         return LEASE_DO_TELL_RELEASED | forget(lease);
     case LEASE_ON_DELETE_FAILED:
+        lease->flags |= LEASE_UNSURE;
         lease->flags &= (uint16_t)~LEASE_DELETING;
         lease->next_ms = now_ms + lease_retry_ms(lease->ttl_ms);
         return 0;

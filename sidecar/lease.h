@@ -113,6 +113,7 @@ enum lease_flag {
     LEASE_FAILED = 1 << 6,    // the release's delete was not answered in time
     LEASE_RISK_TOLD = 1 << 7, // at_risk was said since the newest positive answer
     LEASE_EXPIRES = 1 << 8,   // on_disconnect "expire"
+    LEASE_UNSURE = 1 << 9,    // a delete went unanswered: it may have been the one that worked
 };
 
 struct lease {

@@ -259,9 +259,12 @@ static void act(struct world *world, unsigned set)
     if (set & LEASE_DO_TELL_RELEASED) {
         HOLDS(world->asked);
         HOLDS(++world->released_told == 1);
-        // The client is not told that it lost what nobody took.
         if (lease_release_outcome(&world->lease) == LEASE_RELEASE_DONE)
             HOLDS(!key_is_ours(world));
+        // Nobody is told that he lost what nobody took.
+        if (lease_release_outcome(&world->lease) == LEASE_RELEASE_LOST)
+            HOLDS(world->robbed || world->told || world->lease.flags & LEASE_REVOKED ||
+                  world->now_ms >= world->expires_at_ms);
     }
 }
 

@@ -58,7 +58,8 @@ enum {
     FAILED = LEASE_FAILED,
     RISK_TOLD = LEASE_RISK_TOLD,
     EXPIRES = LEASE_EXPIRES,
-    EVERY_FLAG = 2 * LEASE_EXPIRES - 1,
+    UNSURE = LEASE_UNSURE,
+    EVERY_FLAG = 2 * LEASE_UNSURE - 1,
 
     NONE = 0,
     REASON_LOST = WIRE_REASON_LOST,
@@ -331,7 +332,7 @@ START_TEST(test_time_comes_first)
     enum lease_event_kind kind = (enum lease_event_kind)_i;
 
     for (unsigned flags = 0; flags <= EVERY_FLAG; flags++) {
-        if (flags & (REVOKED | LOST | FREED | FAILED | DELETING))
+        if (flags & (REVOKED | LOST | FREED | FAILED | DELETING | UNSURE))
             continue; // not of a held lease
         for (unsigned bits = 0; bits < 16; bits++) {
             const struct lease_event event = {
