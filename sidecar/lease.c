@@ -591,7 +591,8 @@ struct lease_actions lease_step(struct lease *lease, const struct lease_rules *r
     bool was_held = lease->state == LEASE_HELD;
     int64_t promised_ms = lease->until_ms; // until_ms means something else once the lease is over
 
-    if (was_held)
+    // What is not ours is lost whenever that is seen: safe_ms would promise what is gone.
+    if (was_held && event->kind != LEASE_ON_NOT_OWNER)
         actions.set = sweep(lease, rules, now_ms);
     actions.set |= step(lease, rules, event, now_ms);
     actions.valid_until_ms = lease->state == LEASE_HELD ? lease->until_ms : promised_ms;

@@ -316,12 +316,14 @@ static void check_end(unsigned flags, const struct lease_event *event, int end, 
     struct lease lease = lease_in(LEASE_HELD, flags);
     lease.deadline_ms = ends[end].deadline_ms;
     int64_t now_ms = ends[end].end_ms + late_ms;
+    enum wire_reason reason =
+        event->kind == LEASE_ON_NOT_OWNER ? WIRE_REASON_LOST : ends[end].reason;
     struct lease_actions actions = lease_step(&lease, &rules, event, now_ms);
 
     if ((actions.set & (TELL_REVOKED | UNKEY | TELL_RENEWED | TELL_AT_RISK | RENEW)) !=
             (TELL_REVOKED | UNKEY) ||
-        actions.valid_until_ms != VALID || lease.reason != ends[end].reason ||
-        !(lease.flags & REVOKED) || lease.held_ms != now_ms - SINCE || lease.state == LEASE_HELD)
+        actions.valid_until_ms != VALID || lease.reason != reason || !(lease.flags & REVOKED) ||
+        lease.held_ms != now_ms - SINCE || lease.state == LEASE_HELD)
         ck_abort_msg("%s at the end and %lld ms, flags %#x: actions %#x, %s",
                      lease_event_names[event->kind], (long long)late_ms, flags, actions.set,
                      lease_state_names[lease.state]);
