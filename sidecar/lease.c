@@ -464,7 +464,7 @@ static unsigned ending_step(struct lease *lease, const struct lease_event *event
     case LEASE_ON_WAKE:
         if (now_ms < lease->until_ms)
             return 0;
-        return lost || !(lease->flags & LEASE_UNSETTLED) ? forget(lease) : owe(lease, now_ms);
+        return lost ? forget(lease) : owe(lease, now_ms);
     default:
         return 0;
     }
