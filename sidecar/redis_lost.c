@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A short list, since it has one entry for each loss until the next connection comes up. What does
-// not fit into it, or cannot be killed for lack of an id, becomes one common instant: then every
-// delete is uncertain until that has passed, which costs repeats but never correctness.
+// A short list: one entry for each loss until the next connection comes up and kills it. An entry has
+// no end of its own, since an outage, or a Redis that stands still, can keep a dead connection's bytes
+// for any time. What does not fit, or cannot be killed, becomes one common instant: then every delete
+// is uncertain until that has passed, which costs repeats, and leaves to the TTL what comes later.
 #include "sidecar/redis_lost.h"
 
 static void remove_at(struct redis_lost *lost, int i)
@@ -26,16 +27,22 @@ void redis_lost_confirm(struct redis_lost *lost, int64_t id)
     }
 }
 
+void redis_lost_spare(struct redis_lost *lost, int64_t id)
+{
+    for (int i = lost->count - 1; i >= 0; i--) {
+        if (id == 0 || lost->clients[i].id == id) {
+            redis_lost_add(lost, 0, lost->clients[i].until_ms);
+            remove_at(lost, i);
+        }
+    }
+}
+
 void redis_lost_clear(struct redis_lost *lost)
 {
     *lost = (struct redis_lost){0};
 }
 
-bool redis_lost_is_certain(struct redis_lost *lost, int64_t now_ms)
+bool redis_lost_is_certain(const struct redis_lost *lost, int64_t now_ms)
 {
-    for (int i = lost->count - 1; i >= 0; i--) {
-        if (now_ms >= lost->clients[i].until_ms)
-            remove_at(lost, i);
-    }
     return lost->count == 0 && now_ms >= lost->until_ms;
 }

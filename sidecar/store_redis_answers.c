@@ -244,6 +244,7 @@ static void answer_kill(struct store_redis *store, struct redis_call *call,
             redis_reply_words(reply, words);
         log_warn("Redis refuses CLIENT KILL: deletes are repeated instead",
                  LOG_FIELD_STR("error", words));
+        redis_lost_spare(&store->lost, call->number);
     }
     store_redis_drop_call(store, call);
 }

@@ -271,15 +271,16 @@ static void end_former_clients(struct store_redis *store, int64_t now_ms)
 {
     const char *run_id = store->handshake.run_id;
 
-    if (!run_id[0])
-        return;
-    if (store->run_id[0] && strcmp(run_id, store->run_id) != 0)
+    if (!run_id[0] || !store->run_id[0]) {
+        redis_lost_spare(&store->lost, 0);
+    } else if (strcmp(run_id, store->run_id) != 0) {
         redis_lost_clear(&store->lost);
-    else if (store->run_id[0] && !redis_lost_is_certain(&store->lost, now_ms)) {
+    } else {
         for (int i = 0; i < store->lost.count; i++)
             kill_client(store, store->lost.clients[i].id, now_ms);
     }
-    memcpy(store->run_id, run_id, sizeof store->run_id);
+    if (run_id[0])
+        memcpy(store->run_id, run_id, sizeof store->run_id);
 }
 
 static void come_up(struct store_redis *store, int64_t now_ms)
