@@ -425,17 +425,46 @@ static void on_completed(void *context, const struct store_completion *completio
         end_late_grant(keeper, completion->lease, completion->generation, now_ms);
 }
 
+// What the walk says to this slot. Owed deletes go before renewals.
+static void walk_over(struct keeper *keeper, uint32_t number, int64_t now_ms)
+{
+    const struct slot *slot = table_slot(&keeper->table, number);
+    bool held = slot->lease.state == LEASE_HELD;
+
+    if (!table_in_use(slot))
+        return;
+    if (keeper->walk == KEEPER_WALK_SHUTDOWN)
+        apply_kind(keeper, number, LEASE_ON_SHUTDOWN, now_ms);
+    else if (held == (keeper->walk == KEEPER_WALK_HELD))
+        apply_kind(keeper, number, LEASE_ON_STORE_UP, now_ms);
+}
+
+static void walk(struct keeper *keeper, int64_t now_ms)
+{
+    uint32_t done = 0;
+
+    while (keeper->walk != KEEPER_WALK_NONE && done++ < KEEPER_SWEEP) {
+        if (keeper->walk_at >= keeper->table.used) {
+            keeper->walk_at = 1;
+            keeper->walk = keeper->walk == KEEPER_WALK_OWED ? KEEPER_WALK_HELD : KEEPER_WALK_NONE;
+            continue;
+        }
+        walk_over(keeper, keeper->walk_at++, now_ms);
+    }
+}
+
 static void on_status(void *context, bool up, const char *error, int64_t now_ms)
 {
     struct keeper *keeper = context;
 
-    (void)now_ms;
     free(keeper->store_error);
     keeper->store_error = error ? strdup(error) : NULL;
-    if (up && keeper->walk != KEEPER_WALK_SHUTDOWN) {
-        keeper->walk = KEEPER_WALK_OWED;
-        keeper->walk_at = 1;
-    }
+    if (!up || keeper->walk == KEEPER_WALK_SHUTDOWN)
+        return;
+    // At once: the store writes what waits in it after this, and owed deletes go before that.
+    keeper->walk = KEEPER_WALK_OWED;
+    keeper->walk_at = 1;
+    walk(keeper, now_ms);
 }
 
 // A renewal is written only for a lease that is held at that moment, so none follows a release.
@@ -718,34 +747,6 @@ void keeper_release(struct keeper *keeper, struct session *session,
 }
 
 // ---- Time ----
-
-// What the walk says to this slot. Owed deletes go before renewals.
-static void walk_over(struct keeper *keeper, uint32_t number, int64_t now_ms)
-{
-    const struct slot *slot = table_slot(&keeper->table, number);
-    bool held = slot->lease.state == LEASE_HELD;
-
-    if (!table_in_use(slot))
-        return;
-    if (keeper->walk == KEEPER_WALK_SHUTDOWN)
-        apply_kind(keeper, number, LEASE_ON_SHUTDOWN, now_ms);
-    else if (held == (keeper->walk == KEEPER_WALK_HELD))
-        apply_kind(keeper, number, LEASE_ON_STORE_UP, now_ms);
-}
-
-static void walk(struct keeper *keeper, int64_t now_ms)
-{
-    uint32_t done = 0;
-
-    while (keeper->walk != KEEPER_WALK_NONE && done++ < KEEPER_SWEEP) {
-        if (keeper->walk_at >= keeper->table.used) {
-            keeper->walk_at = 1;
-            keeper->walk = keeper->walk == KEEPER_WALK_OWED ? KEEPER_WALK_HELD : KEEPER_WALK_NONE;
-            continue;
-        }
-        walk_over(keeper, keeper->walk_at++, now_ms);
-    }
-}
 
 void keeper_sweep(struct keeper *keeper, int64_t now_ms)
 {
