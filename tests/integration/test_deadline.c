@@ -29,7 +29,6 @@ static void check_deadline(const struct line_client *client, const struct line_l
     ck_assert_int_ge(line_client_int(client, "held_ms"), deadline_ms);
     ck_assert_int_le(line_client_int(client, "held_ms"), deadline_ms + LATE_MS);
     ck_assert_int_gt(line_client_int(client, "safe_ms"), 0);
-    ck_assert_int_le(line_client_int(client, "valid_until_ms"), client->received_ms + T);
 }
 
 static void expect_deadline(struct line_client *client, const struct line_lease *lease,
@@ -39,6 +38,7 @@ static void expect_deadline(struct line_client *client, const struct line_lease 
                                "'lease':'<string>','safe_ms':'<int>','valid_until_ms':'<int>',"
                                "'held_ms':'<int>','message':'<string>'}");
     check_deadline(client, lease, deadline_ms, granted_ms);
+    ck_assert_int_le(line_client_int(client, "valid_until_ms"), client->received_ms + T);
 }
 
 START_TEST(acknowledged_deadline_frees_the_key)
@@ -119,7 +119,8 @@ START_TEST(default_deadline_is_the_flag)
 }
 END_TEST
 
-// Two busy loops for two processors, while the deadlines of many leases come.
+// More busy loops than processors, while the deadlines of many leases come. A TTL that lets Redis be
+// slow: this is about the sidecar.
 START_TEST(deadline_is_in_time_on_a_busy_machine)
 {
     struct line_client client;
@@ -137,7 +138,7 @@ START_TEST(deadline_is_in_time_on_a_busy_machine)
     }
     for (int i = 0; i < 20; i++) {
         snprintf(key, sizeof key, "busy:%d", i);
-        line_client_acquire(&client, &leases[i], key, ",'deadline_ms':1200");
+        line_client_acquire(&client, &leases[i], key, ",'deadline_ms':1200,'ttl_ms':9000");
         granted_ms[i] = client.received_ms;
     }
     for (int n = 0; n < 20; n++) { // those of one moment come in any order
