@@ -145,8 +145,11 @@ static int64_t next_fence(struct world *world, int64_t floor)
     struct sim_redis *redis = &world->redis;
     int64_t fence = redis->counter + 1;
 
-    if (fence < INT64_C(1000000000000000))
+    if (fence < INT64_C(1000000000000000)) {
         fence = redis_wall_us(world);
+        if (redis->stepped_back)
+            world_record(world, (struct history_record){.kind = HISTORY_FENCES_LOST});
+    }
     if (fence <= floor)
         fence = floor + 1;
     redis->counter = fence;
@@ -344,6 +347,4 @@ void redis_restart(struct world *world, int64_t down_us, bool keep)
     for (uint32_t key = 0; key < world->key_count; key++)
         redis_remove(world, key);
     redis->counter = 0;
-    if (redis->stepped_back)
-        world_record(world, (struct history_record){.kind = HISTORY_FENCES_LOST});
 }

@@ -29,7 +29,7 @@ enum {
     SIM_BATCH = 8,   // renewals in one message
     SIM_UNANSWERED = 32,
     SIM_LINES = 64,
-    SIM_KILLS = 16,
+    SIM_KILLS = 256,
     SIM_BACKLOG = 8192, // messages that a stopped Redis has not read
 };
 

@@ -39,6 +39,8 @@ struct tracked {
     int64_t deadline_us;   // the workflow deadline
     int64_t safe_until_us; // what its revoked event promised
     int64_t free_from_us;  // its client has stopped: the key may go
+    int64_t granted_us;
+    int64_t eof_us;
     int64_t released_us;   // the sidecar has read its release
     int64_t over_us;       // the sidecar knows that it has stopped: the key is to go
     int64_t acts_until_us; // by the client's own clock
@@ -71,6 +73,7 @@ struct connection {
 struct process {
     int64_t thawed_at_us;
     int64_t trouble_until_us;
+    int64_t stopping_us;
     bool frozen, stopping, ended;
 };
 
@@ -538,6 +541,8 @@ static void on_wrote_denied(struct history *history, const struct history_record
 
 static void reads_eof(struct tracked *lease, int64_t at_us)
 {
+    if (!lease->eof)
+        lease->eof_us = at_us;
     lease->eof = true;
     if (lease->over_us == INT64_MAX && !lease->expires)
         lease->over_us = at_us;
@@ -565,6 +570,7 @@ static void on_wrote_granted(struct history *history, const struct history_recor
     lease->client = record->client;
     lease->sidecar = record->sidecar;
     lease->granted = true;
+    lease->granted_us = record->at_us;
     lease->published_us = record->until_us;
     lease->deadline_us = record->due_us;
     lease->expires = record->expires;
@@ -708,6 +714,9 @@ static void on_wrote_released(struct history *history, const struct history_reco
         violated(history, 4, record, lease, "success after the end");
     if (!lease->releasing)
         violated(history, 4, record, lease, "an answer to a release that nobody sent");
+    if (lease->freed_by_other && lease->end == HISTORY_LIVE)
+        violated(history, 7, record, lease,
+                 "another connection released it and its holder was not told");
     end(history, lease, HISTORY_RELEASED);
 }
 
@@ -731,6 +740,15 @@ static void close_requests(struct history *history, uint32_t client, uint32_t si
     }
 }
 
+// Nobody told its client, which may still have read it.
+static void check_left(struct history *history, const struct history_record *record,
+                       const struct tracked *lease)
+{
+    check_late(history, record, lease);
+    if (lease->eof && lease->eof_us < record->at_us)
+        violated(history, 7, record, lease, "its client half-closed and heard no last words");
+}
+
 static void on_closed(struct history *history, const struct history_record *record)
 {
     close_requests(history, record->client, UINT32_MAX, record->at_us);
@@ -746,7 +764,7 @@ static void on_closed(struct history *history, const struct history_record *reco
         if (record->ok && lease->over_us == INT64_MAX && !lease->expires)
             lease->over_us = record->at_us;
         if (lease->end == HISTORY_LIVE && !lease->releasing)
-            check_late(history, record, lease);
+            check_left(history, record, lease);
         end(history, lease, record->ok ? HISTORY_LEFT : HISTORY_CUT);
     }
 }
@@ -772,6 +790,17 @@ static void on_sent_acquire(struct history *history, const struct history_record
     end(history, lease, HISTORY_DENIED);
 }
 
+static void check_shutdown(struct history *history, const struct history_record *record,
+                           const struct tracked *lease)
+{
+    const struct process *process = process_of(history, lease->sidecar);
+
+    if (process->stopping && lease->end == HISTORY_LIVE && !lease->releasing &&
+        is_late(history, lease->sidecar, max64(process->stopping_us, lease->granted_us),
+                record->at_us))
+        violated(history, 7, record, lease, "it outlived the shutdown");
+}
+
 static void on_sent_renew(struct history *history, const struct history_record *record)
 {
     struct tracked *lease = find(history, &record->token);
@@ -784,6 +813,7 @@ static void on_sent_renew(struct history *history, const struct history_record *
         violated(history, 4, record, lease, "a renewal sent after the end");
     if (record->at_us >= lease->deadline_us)
         violated(history, 10, record, lease, "a renewal sent after the workflow deadline");
+    check_shutdown(history, record, lease);
 }
 
 static bool may_free(const struct tracked *lease, int64_t at_us)
@@ -1000,6 +1030,7 @@ static void on_thawed(struct history *history, const struct history_record *reco
 static void on_stopping(struct history *history, const struct history_record *record)
 {
     process_of(history, record->sidecar)->stopping = true;
+    process_of(history, record->sidecar)->stopping_us = record->at_us;
 }
 
 static void on_ended(struct history *history, const struct history_record *record)
@@ -1011,8 +1042,10 @@ static void on_ended(struct history *history, const struct history_record *recor
             REMOVE(history->connections, i);
     for (struct tracked *lease = history->all, *next; lease; lease = next) {
         next = lease->next;
-        if (lease->sidecar == record->sidecar)
-            end(history, lease, HISTORY_DIED);
+        if (lease->sidecar != record->sidecar)
+            continue;
+        check_shutdown(history, record, lease);
+        end(history, lease, HISTORY_DIED);
     }
 }
 
