@@ -59,6 +59,7 @@ TCase *rows_case(Suite *suite, const char *name, void (*setup)(void))
 
 void rows_start_proxy(bool tcp)
 {
+    fault_proxy_free(proxy);
     proxy = fault_proxy_new(redis.socket, tcp);
 }
 

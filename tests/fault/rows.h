@@ -28,7 +28,7 @@ void rows_teardown(void);
 // A test case with fixtures and time-out, added to the suite.
 TCase *rows_case(Suite *suite, const char *name, void (*setup)(void));
 
-// The proxy for `redis`, by hand.
+// The proxy for `redis`, by hand; it takes the place of the one before.
 void rows_start_proxy(bool tcp);
 // The sidecar behind the proxy, or without one: its TTL, and further flags as for
 // sidecar_process_start.

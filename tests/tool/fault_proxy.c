@@ -319,13 +319,16 @@ static void settle(struct fault_proxy *proxy, struct fault_link *link)
 
 // ---- The thread ----
 
-static int poll_timeout(int64_t due_us)
+// For ppoll: NULL waits for ever. Bytes of a dribble are microseconds apart.
+static const struct timespec *poll_timeout(int64_t due_us, struct timespec *timeout)
 {
     int64_t left_us = due_us - now_us();
 
     if (due_us == INT64_MAX)
-        return -1;
-    return left_us <= 0 ? 0 : (int)((left_us + 999) / 1000);
+        return NULL;
+    left_us = left_us > 0 ? left_us : 0;
+    *timeout = (struct timespec){.tv_sec = left_us / 1000000, .tv_nsec = left_us % 1000000 * 1000};
+    return timeout;
 }
 
 static void poll_link(const struct fault_proxy *proxy, const struct fault_link *link,
@@ -366,6 +369,7 @@ void *fault_proxy_run(void *context)
 {
     struct fault_proxy *proxy = context;
     struct pollfd polled[2 + FAULT_MAX_LINKS * FAULT_DIRECTIONS];
+    struct timespec timeout;
     uint64_t count;
 
     pthread_mutex_lock(&proxy->mutex);
@@ -377,7 +381,7 @@ void *fault_proxy_run(void *context)
         for (int i = 0; i < FAULT_MAX_LINKS; i++)
             poll_link(proxy, &proxy->links[i], &polled[2 + i * FAULT_DIRECTIONS], &due_us);
         pthread_mutex_unlock(&proxy->mutex);
-        (void)poll(polled, sizeof polled / sizeof polled[0], poll_timeout(due_us));
+        (void)ppoll(polled, sizeof polled / sizeof polled[0], poll_timeout(due_us, &timeout), NULL);
         pthread_mutex_lock(&proxy->mutex);
         if (polled[0].revents)
             (void)!read(proxy->wake, &count, sizeof count);
