@@ -560,11 +560,24 @@ static int refuse_number(const char *line, const json_error_t *why, struct messa
                   number, why->position, -WIRE_MAX_INTEGER, WIRE_MAX_INTEGER);
 }
 
+// jansson quotes what it could not read, cut anywhere.
+static void copy_words(const json_error_t *why, char text[JSON_ERROR_TEXT_LENGTH])
+{
+    size_t size;
+
+    memcpy(text, why->text, JSON_ERROR_TEXT_LENGTH);
+    for (; *text != '\0'; text += size) {
+        if (text_decode(text, strlen(text), &size) == TEXT_REPLACEMENT && size == 1)
+            *text = '?';
+    }
+}
+
 // A line that jansson does not take.
 static int refuse_line(const char *line, size_t length, const json_error_t *why,
                        struct message_request *request, struct message_error *error)
 {
     enum json_error_code code = json_error_code(why);
+    char words[JSON_ERROR_TEXT_LENGTH];
     int at = why->position;
     json_t *root = NULL;
 
@@ -596,8 +609,9 @@ static int refuse_line(const char *line, size_t length, const json_error_t *why,
                       "something follows the JSON object (at byte %d): end each with a newline",
                       at);
     default:
+        copy_words(why, words);
         return refuse(error, WIRE_ERROR_BAD_REQUEST,
-                      "the line is not a JSON object: %s (at byte %d)", why->text, at);
+                      "the line is not a JSON object: %s (at byte %d)", words, at);
     }
 }
 

@@ -319,6 +319,8 @@ static const struct refusal lines[] = {
      "the line is not a JSON object: control character 0x9 near '\"p' (at byte 8)"},
     {"{\"op\":\"\\ud800\"}",
      "the line is not a JSON object: invalid Unicode '\\uD800' near '\"\\ud800\"' (at byte 14)"},
+    {"{\"op\":\"\\u0\xd4\x9a\"}",
+     "the line is not a JSON object: invalid escape near '\"\\u0?' (at byte 11)"},
     {"{\"\\u0000\":1}", "the line is not a JSON object: NUL byte in object key not supported near "
                         "'\"\\u0000\"' (at byte 9)"},
     {"{\"op\":\"\xff\"}", "the line is not UTF-8 (at byte 7)"},
