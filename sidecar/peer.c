@@ -77,12 +77,21 @@ static void peer_close(struct peer *peer, bool gone, int64_t now_ms)
     free(peer);
 }
 
+// Closed in both directions, as by the client's death. A client that only shut its reading down may
+// be working on, untold.
+static bool has_hung_up(const struct peer *peer)
+{
+    struct pollfd state = {.fd = peer->io.fd, .events = 0};
+
+    return poll(&state, 1, 0) == 1 && state.revents & (POLLHUP | POLLERR);
+}
+
 static void cut_off(struct peer *peer, const char *why, int64_t now_ms)
 {
     log_warn("client cut off", LOG_FIELD_STR("reason", why),
              LOG_FIELD_INT("pid", peer->session.pid), LOG_FIELD_INT("uid", peer->session.uid),
              LOG_FIELD_INT("unread_bytes", (int64_t)buf_length(&peer->session.out)));
-    peer_close(peer, false, now_ms);
+    peer_close(peer, has_hung_up(peer), now_ms);
 }
 
 // ---- Writing ----
@@ -110,7 +119,7 @@ static void write_out(struct peer *peer)
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK)
-            peer->is_gone = 1;
+            peer->is_deaf = 1;
         return;
     }
     buf_trim(out);
@@ -121,7 +130,7 @@ static void on_output(struct session *session)
     struct peer *peer = peer_of(session);
 
     mark_dirty(peer);
-    if (++peer->queued >= PEER_BATCH && !peer->is_gone && !(peer->io.events & EV_WRITE))
+    if (++peer->queued >= PEER_BATCH && !peer->is_deaf && !(peer->io.events & EV_WRITE))
         write_out(peer);
 }
 
@@ -136,16 +145,30 @@ static void watch_deadline(struct peer *peer)
     heap_set(&peer->peers->heap, peer->session.number, peer->heap_place, at_ms);
 }
 
+// From here on there is nothing to wait for but the client. When a write fails, its death may be about
+// to show; a half-closed one is to read what it was answered, and answers come in their own time.
+static void begin_closing(struct peer *peer, int64_t now_ms)
+{
+    int64_t left_ms = INT64_MAX;
+
+    if (peer->is_deaf)
+        left_ms = PEER_DEAF_MS;
+    else if (peer->session.input_ended && peer->session.unanswered == 0)
+        left_ms = PEER_LINGER_MS;
+    if (left_ms < peer->close_by_ms - now_ms)
+        peer->close_by_ms = now_ms + left_ms;
+}
+
 // Writes; then the peer stays, is cut off, or is closed because all is said.
 static void settle(struct peer *peer, int64_t now_ms)
 {
     struct session *session = &peer->session;
     bool empty;
 
-    if (!peer->is_gone)
+    if (!peer->is_deaf)
         write_out(peer);
     empty = buf_length(&session->out) == 0;
-    if (peer->is_gone) {
+    if (peer->is_deaf && has_hung_up(peer)) {
         peer_close(peer, true, now_ms);
     } else if (session->out.failed) {
         cut_off(peer, "out of memory", now_ms);
@@ -154,7 +177,8 @@ static void settle(struct peer *peer, int64_t now_ms)
     } else if (empty && session->input_ended && session->unanswered == 0 && !peer->in_backlog) {
         peer_close(peer, true, now_ms);
     } else {
-        want(peer, reading(peer) | (empty ? 0 : EV_WRITE));
+        begin_closing(peer, now_ms);
+        want(peer, reading(peer) | (empty || peer->is_deaf ? 0 : EV_WRITE));
         watch_deadline(peer);
     }
 }
@@ -225,14 +249,12 @@ static void handle_lines(struct peer *peer, int64_t now_ms)
 // The client sends no more; it may be gone altogether, or still read.
 static void end_of_input(struct peer *peer, int64_t now_ms)
 {
-    struct pollfd state = {.fd = peer->io.fd, .events = 0};
-
-    if (poll(&state, 1, 0) == 1 && state.revents & (POLLHUP | POLLERR)) {
+    if (has_hung_up(peer)) {
         peer_close(peer, true, now_ms);
         return;
     }
     keeper_end_input(peer->peers->keeper, &peer->session, now_ms);
-    peer->close_by_ms = now_ms + PEER_LINGER_MS;
+    peer->line_by_ms = INT64_MAX;
     want(peer, peer->io.events & EV_WRITE);
     mark_dirty(peer);
 }
@@ -295,9 +317,14 @@ void peers_sweep(struct peers *peers, int64_t now_ms)
         if (peer->session.tell_by_ms <= now_ms)
             cut_off(peer, "a revoked event was not read in time", now_ms);
         else if (peer->close_by_ms <= now_ms)
-            cut_off(peer, "output was not read after the end of input", now_ms);
-        else
+            cut_off(peer,
+                    peer->is_deaf ? "it shut its reading down"
+                                  : "output was not read after the end of input",
+                    now_ms);
+        else if (peer->line_by_ms <= now_ms)
             give_line_up(peer);
+        else
+            watch_deadline(peer); // written since it was set
     }
 }
 

@@ -20,7 +20,8 @@ enum {
     PEER_READ = 65536,    // bytes read from one client in a turn of the loop
     PEER_REQUESTS = 64,   // requests of one client handled in a turn
     PEER_BATCH = 16,      // lines queued before a write, when the loop does not sleep first
-    PEER_LINGER_MS = 2000 // after a half-close: until all is answered and written
+    PEER_DEAF_MS = 100,   // from a write that failed to the end, if the client is not seen to go
+    PEER_LINGER_MS = 2000 // after a half-close, when all is answered: until it is written
 };
 
 struct peer {
@@ -36,7 +37,7 @@ struct peer {
     uint16_t queued; // lines since the last write
     uint8_t is_dirty : 1;
     uint8_t in_backlog : 1;
-    uint8_t is_gone : 1; // a write said that the client is gone
+    uint8_t is_deaf : 1; // a write said that the client reads no more
 };
 
 struct peers {
