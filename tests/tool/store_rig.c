@@ -162,6 +162,9 @@ void store_rig_init(struct store_rig *rig, const char *url)
     char error[200];
 
     memset(rig, 0, sizeof *rig);
+    // Not a member: most of it is never touched, and a test that forks need not clear it.
+    rig->results = calloc(STORE_RIG_MAX_LEASES, sizeof *rig->results);
+    ck_assert_ptr_nonnull(rig->results);
     rig->loop = ev_loop_new(EVFLAG_AUTO);
     ck_assert_ptr_nonnull(rig->loop);
     ck_assert_msg(redis_url_parse(url, &rig->url, error, sizeof error) == 0, "%s", error);
@@ -202,6 +205,7 @@ void store_rig_deinit(struct store_rig *rig)
     ev_idle_stop(rig->loop, &rig->idle);
     ev_loop_destroy(rig->loop);
     redis_url_deinit(&rig->url);
+    free(rig->results);
 }
 
 // ---- Submissions ----

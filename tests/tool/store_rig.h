@@ -45,8 +45,8 @@ struct store_rig {
     int64_t ttl_ms;
     int64_t timeout_ms;
     int64_t fence_floor;
-    bool unwanted[STORE_RIG_MAX_LEASES];                      // describe says no
-    struct store_rig_result results[STORE_RIG_MAX_LEASES][3]; // by lease and enum store_op
+    bool unwanted[STORE_RIG_MAX_LEASES];   // describe says no
+    struct store_rig_result (*results)[3]; // by lease and enum store_op
     void (*on_completed)(struct store_rig *rig, const struct store_completion *completion);
     void (*on_up)(struct store_rig *rig);
 };
