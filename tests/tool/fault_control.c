@@ -190,6 +190,13 @@ void fault_proxy_dribble(struct fault_proxy *proxy, enum fault_direction directi
     end(proxy);
 }
 
+void fault_proxy_redirect(struct fault_proxy *proxy, const char *redis_socket)
+{
+    begin(proxy);
+    snprintf(proxy->redis_socket, sizeof proxy->redis_socket, "%s", redis_socket);
+    end(proxy);
+}
+
 void fault_proxy_refuse(struct fault_proxy *proxy, bool on)
 {
     begin(proxy);

@@ -62,6 +62,8 @@ void fault_proxy_drop(struct fault_proxy *proxy, enum fault_direction direction,
 void fault_proxy_delay(struct fault_proxy *proxy, enum fault_direction direction, int64_t ms);
 // A byte at a time, this long apart (< 0: off).
 void fault_proxy_dribble(struct fault_proxy *proxy, enum fault_direction direction, int64_t us);
+// New connections go to this Redis.
+void fault_proxy_redirect(struct fault_proxy *proxy, const char *redis_socket);
 // New connections are closed at once.
 void fault_proxy_refuse(struct fault_proxy *proxy, bool on);
 
