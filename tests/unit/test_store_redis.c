@@ -255,6 +255,23 @@ START_TEST(renewals_answer_by_key)
 }
 END_TEST
 
+// To the millisecond: of whole seconds the first would be none, and PEXPIRE 0 deletes.
+START_TEST(renewals_of_short_ttls)
+{
+    static const int64_t ttls_ms[] = {999, 2999};
+
+    start();
+    for (uint32_t lease = 0; lease < 2; lease++) {
+        rig.ttl_ms = ttls_ms[lease];
+        ck_assert_int_eq(acquire(lease)->outcome, STORE_OK);
+        ck_assert_int_eq(renew(lease)->outcome, STORE_OK);
+        ck_assert_int_gt(private_redis_int(&redis, "PTTL lock:k%d", (int)lease),
+                         ttls_ms[lease] - 999);
+        ck_assert_int_le(private_redis_int(&redis, "PTTL lock:k%d", (int)lease), ttls_ms[lease]);
+    }
+}
+END_TEST
+
 START_TEST(script_flush_costs_nothing)
 {
     start();
@@ -487,6 +504,7 @@ static Suite *make_suite(void)
     tcase_add_test(tests, held_by_others);
     tcase_add_test(tests, release_compares);
     tcase_add_test(tests, renewals_answer_by_key);
+    tcase_add_test(tests, renewals_of_short_ttls);
     tcase_add_test(tests, script_flush_costs_nothing);
     tcase_add_test(tests, out_of_memory_refuses_acquires_alone);
     tcase_add_test(tests, read_only_is_left_with_a_pause);
