@@ -329,7 +329,8 @@ START_TEST(out_of_descriptors_and_of_reserve)
     wake_ms = listener_next_wake(&listener);
     ck_assert_int_ge(wake_ms, before_ms + LISTENER_PAUSE_MS);
     ck_assert_int_le(wake_ms, scratch_boottime_ms() + LISTENER_PAUSE_MS);
-    turn(); // the socket is readable still, and nobody looks
+    ck_assert(!ev_is_active(&listener.io)); // the socket is readable still, and nobody looks
+    turn();
     ck_assert_int_eq(listener_next_wake(&listener), wake_ms);
     listener_sweep(&listener, wake_ms - 1);
     ck_assert_int_eq(listener_next_wake(&listener), wake_ms);
