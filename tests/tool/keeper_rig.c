@@ -14,6 +14,13 @@
 #include "tests/tool/keeper_rig.h"
 #include "tests/tool/pattern.h"
 
+// For what is checked of every line: check notes each assertion that holds in a file, which is slow.
+#define NEED(condition)                                                                            \
+    do {                                                                                           \
+        if (!(condition))                                                                          \
+            ck_abort_msg("%s: %s", __func__, #condition);                                          \
+    } while (0)
+
 static void fill_random(void *context, void *bytes, size_t size)
 {
     struct rig *rig = context;
@@ -138,12 +145,12 @@ static void on_output(struct session *session)
     struct rig_client *client = client_of(session);
     const struct buf *out = &session->out;
 
-    ck_assert_ptr_nonnull(client->rig);
+    NEED(client->rig);
     client->calls_at_output = client->rig->fake.count;
     if (client->may_fail)
         return;
-    ck_assert(!out->failed && buf_length(out) > 0);
-    ck_assert_int_eq(buf_bytes(out)[buf_length(out) - 1], '\n');
+    NEED(!out->failed && buf_length(out) > 0);
+    NEED(buf_bytes(out)[buf_length(out) - 1] == '\n');
 }
 
 void rig_connect(struct rig *rig, struct rig_client *client, uid_t uid)
@@ -229,7 +236,7 @@ int64_t rig_send(struct rig_client *client, const char *format, ...)
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     put_quotes(text);
-    ck_assert_int_eq(text[0], '{');
+    NEED(text[0] == '{');
     snprintf(name, sizeof name, "%lld", (long long)client->next_id);
     json_object_set_new(client->replies, name, json_integer(0));
     length = snprintf(line, sizeof line, "{\"id\":%s,%s", name, text + 1);
@@ -249,9 +256,9 @@ static void check_line(struct rig_client *client, size_t length)
     json_t *times;
     char name[24];
 
-    ck_assert_msg(client->line != NULL, "no JSON: %s", client->text);
-    ck_assert(strncmp(client->text, "{\"ok\":", 6) == 0 ||
-              strncmp(client->text, "{\"event\":", 9) == 0);
+    if (!client->line)
+        ck_abort_msg("no JSON: %s", client->text);
+    NEED(strncmp(client->text, "{\"ok\":", 6) == 0 || strncmp(client->text, "{\"event\":", 9) == 0);
     for (size_t i = 0; i < length; i++)
         if (client->text[i] < ' ' || client->text[i] > '~')
             ck_abort_msg("not printable ASCII: %s", client->text);
@@ -259,8 +266,9 @@ static void check_line(struct rig_client *client, size_t length)
         return;
     snprintf(name, sizeof name, "%lld", (long long)json_integer_value(id));
     times = json_object_get(client->replies, name);
-    ck_assert_msg(times != NULL, "a reply to what was not asked: %s", client->text);
-    ck_assert_msg(json_integer_value(times) == 0, "a second reply: %s", client->text);
+    if (!times || json_integer_value(times) != 0)
+        ck_abort_msg("%s: %s", times ? "a second reply" : "a reply to what was not asked",
+                     client->text);
     json_integer_set(times, 1);
 }
 
@@ -274,7 +282,7 @@ bool rig_take(struct rig_client *client)
     if (!newline)
         return false;
     length = (size_t)(newline - bytes);
-    ck_assert_uint_le(length, WIRE_MAX_REPLY);
+    NEED(length <= WIRE_MAX_REPLY);
     memcpy(client->text, bytes, length);
     client->text[length] = '\0';
     session_took(&client->session, length + 1);
@@ -292,10 +300,11 @@ __attribute__((format(printf, 3, 0))) static void expect(struct rig_client *clie
 
     vsnprintf(text, sizeof text, format, arguments);
     put_quotes(text);
-    ck_assert_msg(rig_take(client), "nothing was said, expected %s", text);
+    if (!rig_take(client))
+        ck_abort_msg("nothing was said, expected %s", text);
     pattern = pattern_parse(text);
-    ck_assert_msg(pattern_matches(pattern, client->line, NULL, exact, why, sizeof why),
-                  "%s\nexpected %s\ngot      %s", why, text, client->text);
+    if (!pattern_matches(pattern, client->line, NULL, exact, why, sizeof why))
+        ck_abort_msg("%s\nexpected %s\ngot      %s", why, text, client->text);
     json_decref(pattern);
 }
 

@@ -253,8 +253,10 @@ static size_t page(int limit)
             ck_abort_msg("a key of nobody: %s", key);
         seen[number]++;
     }
-    ck_assert_uint_le(json_array_size(rows), (size_t)limit);
-    ck_assert(!next || strlen(json_string_value(next)) <= WIRE_MAX_CURSOR);
+    if (json_array_size(rows) > (size_t)limit)
+        ck_abort_msg("more than %d rows", limit);
+    if (next && strlen(json_string_value(next)) > WIRE_MAX_CURSOR)
+        ck_abort_msg("a long cursor: %s", json_string_value(next));
     snprintf(after, sizeof after, "%s", next ? json_string_value(next) : "");
     return json_array_size(rows);
 }
@@ -393,7 +395,8 @@ START_TEST(a_page_looks_at_so_many_slots)
     for (uint32_t i = 0; i < 40000; i++) {
         token.bytes[1] = (uint8_t)i;
         token.bytes[2] = (uint8_t)(i >> 8);
-        ck_assert_uint_eq(table_open(table, &token, "k", 1, "", 0), i + 1);
+        if (table_open(table, &token, "k", 1, "", 0) != i + 1)
+            ck_abort_msg("slot %u", (unsigned)i);
     }
     for (uint32_t i = 0; i < 40000; i++)
         table_close(table, i + 1);
