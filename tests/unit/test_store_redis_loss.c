@@ -120,6 +120,30 @@ START_TEST(dribble_without_end_is_silence)
 }
 END_TEST
 
+static void drop_connections(struct store_rig *at, const struct store_completion *completion)
+{
+    (void)at;
+    fake.drops = completion->outcome == STORE_LOST;
+}
+
+// Longer than what the acquire could live if it were executed at the loss: its bytes are still there.
+START_TEST(kill_after_a_long_outage)
+{
+    int64_t lost_ms;
+
+    rig.ttl_ms = 50;
+    rig.on_completed = drop_connections;
+    lose_with_acquire(false);
+    lost_ms = result(1, STORE_ACQUIRE)->now_ms;
+    while (clock_boottime_ms() < lost_ms + 50 + 500 + 100)
+        store_rig_turn(&rig, 20);
+    ck_assert_int_eq(rig.up, 1);
+    fake.drops = false;
+    release_after_loss(true);
+    ck_assert(fake_redis_said(&fake, "CLIENT KILL ID 1;"));
+}
+END_TEST
+
 START_TEST(kill_of_a_client_that_had_gone)
 {
     fake.kill_reply = ":0\r\n";
@@ -349,6 +373,7 @@ static Suite *make_suite(void)
     tcase_add_test(tests, no_kill_without_acquires);
     tcase_add_test(tests, refused_kill_is_waited_for);
     tcase_add_test(tests, several_losses);
+    tcase_add_test(tests, kill_after_a_long_outage);
     tcase_add_loop_test(tests, error_classes, 0, COUNT(errors));
     tcase_add_loop_test(tests, handshake_is_refused, 0, COUNT(handshake_errors));
     tcase_add_test(tests, password_is_not_quoted);
