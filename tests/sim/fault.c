@@ -140,9 +140,26 @@ static bool nokill(struct world *world)
     return true;
 }
 
+// Clients that are just there leave, while what is on its way for them still comes.
+static void leave_all(struct world *world, enum sim_hand_state state, uint32_t key)
+{
+    for (uint32_t i = 0; i < world->host_count * SIM_CLIENTS; i++) {
+        struct sim_client *client = &world->clients[i];
+        const struct sim_hand *hand = &client->hands[0];
+        if (fault_is_on(world, SIM_CLIENT_CRASH) && client->connected &&
+            client->leaves == SIM_STAYS && hand->state == state && hand->key == key)
+            client_leave(client, SIM_GONE);
+    }
+}
+
 static bool delete_key(struct world *world)
 {
-    redis_remove(world, some_key(world));
+    for (int64_t i = chance_below(&world->chance, 4); i >= 0; i--) {
+        uint32_t key = some_key(world);
+        redis_remove(world, key);
+        if (chance_percent(&world->chance, 50))
+            leave_all(world, SIM_WORKING, key);
+    }
     return true;
 }
 
@@ -203,6 +220,7 @@ static bool drain(struct world *world)
 
     if (!host->alive || host->frozen || host->draining)
         return false;
+    leave_all(world, SIM_ASKED, some_key(world));
     host_drain(host);
     world->stats->faults[SIM_DRAIN]--;
     return true;

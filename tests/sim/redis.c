@@ -115,7 +115,9 @@ void redis_set_ttl(struct world *world, uint32_t key, int64_t ttl_ms)
 
     if (value->value != SIM_LEASE)
         return;
-    world_record(world, (struct history_record){.kind = HISTORY_FORFEIT, .key = key + 1});
+    // Longer is no licence: it must go as if nothing had been done to it.
+    if (ttl_ms != INT64_MAX)
+        world_record(world, (struct history_record){.kind = HISTORY_FORFEIT, .key = key + 1});
     value->expire_ms = ttl_ms == INT64_MAX ? INT64_MAX : wall_ms(world) + ttl_ms;
     schedule_expiry(world, key);
 }

@@ -164,7 +164,8 @@ static void make(struct world *world, const struct sim_run *run)
     world->key_count = (uint32_t)chance_between(chance, 1, SIM_KEYS);
     world->lock_ttl_ms = ttls[chance_below(chance, 4)];
     world->deadline_ms = chance_between(chance, 500, 6000);
-    world->latency_us = chance_between(chance, 20, 1500);
+    world->latency_us = chance_percent(chance, 20) ? chance_between(chance, 2000, 6000)
+                                                   : chance_between(chance, 20, 1500);
     world->pipe_room = rooms[chance_below(chance, 3)];
     world->rules.widen_ms = chance_percent(chance, 10) ? 20 : 0;
     world->end_us = 1000 * (run->length_ms ? run->length_ms : chance_between(chance, 5000, 30000));
@@ -323,9 +324,8 @@ int world_run(const struct sim_run *run, struct sim_stats *stats, char *why, siz
         .late_us = 15000,
         .answer_us = 400000,
         .tidy_us = 150000,
-        .beat_us = 30000,
+        .beat_us = 50000,
         .settle_us = 1500000,
-        .link_us = 500000,
         .sends = true,
     };
     int r;

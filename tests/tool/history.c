@@ -294,20 +294,13 @@ static bool is_late(struct history *history, uint32_t sidecar, int64_t due_us, i
     return at_us > max64(due_us, process->thawed_at_us) + history->options.late_us;
 }
 
-// The end of the last fault that touched a sidecar.
-static int64_t fault_end(struct history *history, uint32_t sidecar)
+// The instant since when nothing is at fault and everything is in time again.
+static int64_t calm_since(struct history *history, uint32_t sidecar)
 {
     const struct process *process = process_of(history, sidecar);
     int64_t end_us = max64(process->trouble_until_us, history->everybody.trouble_until_us);
 
-    return max64(end_us, process->thawed_at_us);
-}
-
-// The instant since when everything is in time.
-static int64_t calm_since(struct history *history, uint32_t sidecar)
-{
-    int64_t end_us = fault_end(history, sidecar);
-
+    end_us = max64(end_us, process->thawed_at_us);
     return end_us > 0 ? end_us + history->options.settle_us : 0;
 }
 
@@ -629,7 +622,7 @@ static void check_reason(struct history *history, const struct history_record *r
         if (history->options.sends && record->at_us < lease->revoke_us)
             violated(history, 8, record, lease,
                      "revoked as unreachable before its revoke time %.3f", ms(lease->revoke_us));
-        if (calm_since(history, lease->sidecar) < lease->stored_at_us && lease->stored)
+        if (calm_since(history, lease->sidecar) < lease->stored_at_us && lease->was_set)
             violated(history, 8, record, lease,
                      "revoked as unreachable, but nothing was at fault since its last renewal");
         break;
@@ -853,7 +846,7 @@ static void on_answered(struct history *history, const struct history_record *re
 static int64_t gone_by(struct history *history, const struct tracked *lease)
 {
     int64_t by_us = lease->over_us;
-    int64_t remembered_us;
+    int64_t given_up_us;
 
     if (lease->lost || !is_up(history, lease->sidecar))
         return INT64_MAX;
@@ -861,8 +854,10 @@ static int64_t gone_by(struct history *history, const struct tracked *lease)
         by_us = max64(lease->published_us, lease->confirmed_us) + lease->ttl_ms * 1000 / 50;
     if (by_us == INT64_MAX)
         return by_us;
-    remembered_us = by_us + (lease->ttl_ms + lease_call_ms(lease->ttl_ms)) * 1000;
-    if (fault_end(history, lease->sidecar) + history->options.link_us > remembered_us)
+    // Stopped for so long, a sidecar gives up what it owes: by then the key has run out by itself,
+    // unless Redis was stopped, too.
+    given_up_us = by_us + (lease->ttl_ms + lease_call_ms(lease->ttl_ms)) * 1000;
+    if (process_of(history, lease->sidecar)->thawed_at_us > given_up_us)
         return INT64_MAX;
     return max64(by_us, calm_since(history, lease->sidecar)) + history->options.tidy_us;
 }

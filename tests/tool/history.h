@@ -15,8 +15,7 @@
 //   "del" DELETED; a client's command on a lock's key is LOST; expiry is told by keyspace events or
 //   by the next SET.
 // - TROUBLE says until when a sidecar cannot be expected to be in time, because of a fault that was
-//   injected; what depends on being in time (I6, I8, I9) is asserted outside it. A sidecar remembers
-//   what it owes for T + C: a fault that lasts longer excuses what is left then.
+//   injected; what depends on being in time (I6, I8, I9) is asserted outside it.
 //
 // Memory is bounded: by the leases alive at one time, and HISTORY_FINISHED of the finished ones.
 #pragma once
@@ -108,7 +107,6 @@ struct history_options {
     int64_t tidy_us;   // a key that is over is gone by then, when Redis answers
     int64_t beat_us;   // added to P + C: a renewal's way and wait
     int64_t settle_us; // after a fault everything is in time again
-    int64_t link_us;   // after a fault a sidecar has a connection again
     bool sends;        // the trace has SENT_x and ANSWERED
 };
 

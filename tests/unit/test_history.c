@@ -292,7 +292,6 @@ static int check(const struct example *example, bool sends, char *why, size_t si
         .tidy_us = 150000,
         .beat_us = 30000,
         .settle_us = 500000,
-        .link_us = 300000,
         .sends = sends,
     };
     struct history *history = history_new(&options);
