@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Rows 32 to 36: the sidecar's own process, from its socket to its signals.
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+#include "tests/fault/rows.h"
+
+// ---- Row 32 ----
+
+// Killed with many leases: clients see the end at once, and the next sidecar touches nothing that is
+// not its own. (adopt is not in this release, so the keys run out.)
+START_TEST(row_32_killed_with_a_thousand_leases)
+{
+    enum { LEASES = 1000, CLIENTS = 10 };
+    static char values[LEASES][128];
+    static int64_t pttls[LEASES];
+    struct line_client clients[CLIENTS];
+    struct line_lease lease;
+    int64_t killed_ms, read_ms;
+    char key[16];
+
+    rows_start("4s");
+    for (int i = 0; i < CLIENTS; i++)
+        clients[i] = rows_connect();
+    for (int i = 0; i < LEASES; i++) {
+        snprintf(key, sizeof key, "kept:%d", i);
+        line_client_acquire(&clients[i % CLIENTS], &lease, key, "");
+    }
+    sidecar_process_kill(&sidecar);
+    killed_ms = scratch_boottime_ms();
+    for (int i = 0; i < CLIENTS; i++) {
+        line_client_expect_eof(&clients[i]);
+        ck_assert_int_le(scratch_boottime_ms() - killed_ms, 2 * BENCH_NOISE_MS);
+        line_client_close(&clients[i]);
+    }
+    ck_assert_int_eq(bench_count("lock:kept:*"), LEASES);
+    for (int i = 0; i < LEASES; i++) {
+        snprintf(key, sizeof key, "kept:%d", i);
+        snprintf(values[i], sizeof values[i], "%s",
+                 private_redis_string(&redis, "GET lock:%s", key));
+        pttls[i] = bench_pttl(key);
+    }
+    read_ms = scratch_boottime_ms();
+    // The same command line again: the stale socket is no hindrance.
+    sidecar_process_restart(&sidecar);
+    clients[0] = rows_connect();
+    rows_await_up(&clients[0]);
+    line_client_send(&clients[0], "{'op':'acquire','key':'kept:7'}");
+    line_client_expect(&clients[0], "{'ok':false,'op':'acquire','error':'errLockHeld'}");
+    line_client_send(&clients[0], "{'op':'adopt','key':'kept:7','lease':'%.32s'}", values[7]);
+    line_client_expect(&clients[0], "{'ok':false,'op':'adopt','error':'errUnknownOp'}");
+    line_client_send(&clients[0], "{'op':'release','lease':'%.32s'}", values[7]);
+    line_client_expect(&clients[0], "{'ok':false,'op':'release','error':'errUnknownLease'}");
+    scratch_pause_ms(1400); // a period
+    for (int i = 0; i < LEASES; i++) {
+        const char *value;
+
+        snprintf(key, sizeof key, "kept:%d", i);
+        value = private_redis_string(&redis, "GET lock:%s", key);
+        if (value)
+            ck_assert_int_eq(strncmp(value, values[i], strlen(values[i])), 0);
+        else
+            ck_assert_int_ge(scratch_boottime_ms() - read_ms, pttls[i] - LEASES);
+        ck_assert_int_le(bench_pttl(key), pttls[i] - 1300);
+    }
+    SCRATCH_UNTIL(4000, bench_count("lock:kept:*") == 0);
+    line_client_acquire(&clients[0], &lease, "kept:7", "");
+    line_client_close(&clients[0]);
+}
+END_TEST
+
+// ---- Row 33 ----
+
+START_TEST(row_33_sigterm)
+{
+    struct rows_holder worker, stubborn;
+    struct line_client other;
+    struct rival *rival;
+    int64_t stopped_ms, ended_ms;
+
+    sidecar_process_start(&sidecar, fault_proxy_url(proxy), "--lock-ttl", "1s", "--drain-timeout",
+                          "1500ms", "--log-level", "debug", NULL);
+    rows_hold(&worker, "finishes", "");
+    rows_hold(&stubborn, "stubborn", "");
+    other = rows_connect();
+    line_client_ping(&other);
+    rival = rival_new(redis.socket, "stubborn");
+    sidecar_process_stop(&sidecar, SIGTERM);
+    stopped_ms = scratch_boottime_ms();
+    line_client_send(&other, "{'op':'acquire','key':'new'}");
+    line_client_expect(&other, "{'ok':false,'op':'acquire','error':'errShuttingDown'}");
+    // Work goes on, heartbeated, for the drain time.
+    for (int i = 0; i < 3; i++)
+        rows_await_renewed(&worker);
+    rows_release(&worker);
+    rows_await_revoked(&stubborn, 3000);
+    ck_assert_str_eq(stubborn.reason, "shutdown");
+    ck_assert_int_ge(stubborn.revoked_ms, stopped_ms + 1500 - BENCH_NOISE_MS);
+    ck_assert_int_gt(stubborn.safe_ms, 0);
+    // It says nothing: its key lives to the end of what was promised, the sidecar not much longer.
+    rows_check_slack(&stubborn, rival, 3000);
+    ck_assert_int_eq(sidecar_process_wait(&sidecar, 3000), 0);
+    ended_ms = scratch_boottime_ms();
+    ck_assert_int_ge(ended_ms, stubborn.valid_until_ms);
+    ck_assert_int_le(ended_ms, stubborn.valid_until_ms + 1000 / 12 + 2 * BENCH_NOISE_MS);
+    bench_check_log(&sidecar);
+    rival_free(rival);
+    line_client_close(&other);
+    rows_leave(&worker);
+    rows_leave(&stubborn);
+}
+END_TEST
+
+START_TEST(row_33_sigterm_without_work)
+{
+    struct line_client client;
+    struct line_lease lease;
+    int64_t stopped_ms;
+
+    rows_start("10s");
+    client = rows_connect();
+    line_client_acquire(&client, &lease, "done", "");
+    sidecar_process_stop(&sidecar, SIGTERM);
+    stopped_ms = scratch_boottime_ms();
+    line_client_release(&client, &lease);
+    ck_assert_int_eq(sidecar_process_wait(&sidecar, 3000), 0);
+    ck_assert_int_le(scratch_boottime_ms() - stopped_ms, 3 * BENCH_NOISE_MS);
+    ck_assert(!bench_exists("done"));
+    line_client_close(&client);
+}
+END_TEST
+
+START_TEST(row_33_sigusr2)
+{
+    struct rows_holder holder;
+    int64_t left_ms;
+
+    rows_start("4s");
+    rows_hold(&holder, "stays", "");
+    sidecar_process_signal(&sidecar, SIGUSR2);
+    ck_assert_int_eq(sidecar_process_wait(&sidecar, 1000), 0);
+    line_client_expect_eof(&holder.client);
+    left_ms = bench_pttl("stays");
+    ck_assert_int_gt(left_ms, 4000 - 4000 / 3 - 2 * BENCH_NOISE_MS);
+    ck_assert_int_eq(
+        strncmp(private_redis_string(&redis, "GET lock:stays"), holder.lease.lease, 32), 0);
+    rows_leave(&holder);
+}
+END_TEST
+
+// ---- Row 34 ----
+
+START_TEST(row_34_double_start)
+{
+    struct line_client client;
+    struct line_lease lease;
+    char output[1024];
+    struct stat before, after;
+
+    rows_start("1s");
+    client = rows_connect();
+    line_client_acquire(&client, &lease, "live", "");
+    ck_assert_int_eq(stat(sidecar.socket, &before), 0);
+    ck_assert_int_ne(sidecar_process_run(output, sizeof output, NULL, "--socket", sidecar.socket,
+                                         "--redis", redis.url, NULL),
+                     0);
+    ck_assert_ptr_nonnull(strstr(output, sidecar.socket));
+    ck_assert_int_eq(stat(sidecar.socket, &after), 0);
+    ck_assert(before.st_ino == after.st_ino);
+    line_client_ping(&client);
+    line_client_close(&client);
+    client = rows_connect(); // by the path: it is the live one's still
+    line_client_ping(&client);
+    line_client_close(&client);
+}
+END_TEST
+
+// Many at once, over a stale socket: exactly one lives, and it can be connected to.
+START_TEST(row_34_stale_socket)
+{
+    struct line_client client;
+
+    rows_start("1s");
+    sidecar_process_kill(&sidecar);
+    ck_assert_int_eq(access(sidecar.socket, F_OK), 0);
+    for (int i = 0; i < 3; i++) {
+        sidecar_process_restart(&sidecar);
+        client = rows_connect();
+        line_client_ping(&client);
+        line_client_close(&client);
+        sidecar_process_kill(&sidecar);
+    }
+    sidecar_process_restart(&sidecar);
+}
+END_TEST
+
+START_TEST(row_34_what_is_no_socket_of_ours)
+{
+    char output[1024], path[200], target[SCRATCH_MAX_PATH];
+    struct stat info;
+    char *text;
+
+    // A symlink, with a file at its end.
+    snprintf(target, sizeof target, "%s", scratch_path("target"));
+    scratch_write(target, "precious");
+    ck_assert_int_eq(symlink(target, scratch_path("link.sock")), 0);
+    ck_assert_int_ne(sidecar_process_run(output, sizeof output, NULL, "--socket",
+                                         scratch_path("link.sock"), "--redis", redis.url, NULL),
+                     0);
+    ck_assert_int_eq(lstat(scratch_path("link.sock"), &info), 0);
+    ck_assert(S_ISLNK(info.st_mode));
+    text = scratch_read(target);
+    ck_assert_str_eq(text, "precious");
+    free(text);
+    ck_assert_int_ne(sidecar_process_run(output, sizeof output, NULL, "--socket", target, "--redis",
+                                         redis.url, NULL),
+                     0);
+    ck_assert_int_eq(stat(target, &info), 0);
+    ck_assert(S_ISREG(info.st_mode));
+    // A path that does not fit a socket's address.
+    memset(path, 'p', sizeof path - 1);
+    path[0] = '/';
+    path[108] = '\0';
+    ck_assert_int_ne(sidecar_process_run(output, sizeof output, NULL, "--socket", path, "--redis",
+                                         redis.url, NULL),
+                     0);
+    ck_assert_ptr_nonnull(strstr(output, "107"));
+}
+END_TEST
+
+// ---- Row 35 ----
+
+START_TEST(row_35_stderr_is_full)
+{
+    struct rows_holder holder;
+    struct line_client client;
+    struct line_lease lease;
+    char fill[4096], line[8192];
+    int ends[2];
+    ssize_t length;
+    bool counted = false;
+
+    ck_assert_int_eq(pipe2(ends, O_CLOEXEC), 0);
+    ck_assert_int_eq(fcntl(ends[1], F_SETFL, O_NONBLOCK), 0);
+    memset(fill, '#', sizeof fill);
+    while (write(ends[1], fill, sizeof fill) > 0)
+        ;
+    ck_assert_int_eq(fcntl(ends[1], F_SETFL, 0), 0);
+    sidecar.stderr_fd = ends[1];
+    rows_start("1s");
+    rows_hold(&holder, "logged", "");
+    client = rows_connect();
+    for (int i = 0; i < 200; i++) {
+        line_client_acquire(&client, &lease, "chatty", "");
+        line_client_release(&client, &lease);
+    }
+    rows_expect_held(&holder, 700);
+    ck_assert_int_ge(holder.renewed, 2);
+    ck_assert_int_eq(holder.at_risk, 0);
+    // Read at last: how many lines are missing is said.
+    ck_assert_int_eq(fcntl(ends[0], F_SETFL, O_NONBLOCK), 0);
+    while (read(ends[0], line, sizeof line - 1) > 0)
+        ;
+    for (int i = 0; i < 50 && !counted; i++) {
+        line_client_acquire(&client, &lease, "chatty", "");
+        line_client_release(&client, &lease);
+        while ((length = read(ends[0], line, sizeof line - 1)) > 0) {
+            line[length] = '\0';
+            counted = counted || strstr(line, "dropped") || strstr(line, "lost");
+        }
+    }
+    ck_assert_msg(counted, "nothing is said of the lines that were dropped: %.200s", line);
+    line_client_close(&client);
+    rows_release(&holder);
+    rows_leave(&holder);
+    bench_stop(&sidecar);
+    close(ends[0]);
+    close(ends[1]);
+}
+END_TEST
+
+// ---- Row 36 ----
+
+// Signals come in the middle of every system call.
+START_TEST(row_36_interrupted_calls)
+{
+    struct rows_holder holder;
+    struct line_client client;
+    struct line_lease lease;
+    siginfo_t info;
+
+    rows_start("3s");
+    rows_hold(&holder, "signals", "");
+    client = rows_connect();
+    for (int i = 0; i < 200; i++) {
+        sidecar_process_signal(&sidecar, SIGSTOP);
+        ck_assert_int_eq(waitid(P_PID, (id_t)sidecar.pid, &info, WSTOPPED | WNOWAIT), 0);
+        sidecar_process_signal(&sidecar, SIGCONT);
+        line_client_acquire(&client, &lease, "much", "");
+        line_client_release(&client, &lease);
+    }
+    rows_await_renewed(&holder);
+    rows_release(&holder);
+    line_client_close(&client);
+    rows_leave(&holder);
+}
+END_TEST
+
+// Reads in small bites what comes in large pieces: each write of the sidecar's is short, or none.
+START_TEST(row_36_short_writes)
+{
+    enum { LISTS = 300 };
+    struct line_client client, other;
+    struct line_lease lease;
+    char key[16];
+
+    rows_start("10s");
+    other = rows_connect();
+    for (int i = 0; i < 100; i++) {
+        snprintf(key, sizeof key, "row:%d", i);
+        line_client_acquire(&other, &lease, key, "");
+    }
+    client = rows_connect();
+    client.deaf = true;
+    for (int i = 0; i < LISTS; i += 30) {
+        for (int k = 0; k < 30; k++)
+            line_client_send(&client, "{'id':%d,'op':'list','limit':100}", i + k);
+        for (int k = 0; k < 30; k++) {
+            line_client_expect(&client, "{'ok':true,'id':%d,'op':'list'}", i + k);
+            ck_assert_uint_eq(json_array_size(line_client_member(&client, "leases")), 100);
+        }
+    }
+    line_client_close(&client);
+    line_client_close(&other);
+}
+END_TEST
+
+// Ends with unread bytes (ECONNRESET, EPIPE), many times; Redis' side, too, in the middle of writes.
+START_TEST(row_36_broken_pipes)
+{
+    static const char request[] = "{\"op\":\"list\",\"limit\":500}\n";
+    struct line_client client, other;
+    struct line_lease lease;
+    struct linger hard = {.l_onoff = 1};
+    char key[16];
+
+    rows_start("10s");
+    other = rows_connect();
+    for (int i = 0; i < 100; i++) {
+        snprintf(key, sizeof key, "row:%d", i);
+        line_client_acquire(&other, &lease, key, "");
+    }
+    for (int i = 0; i < 50; i++) {
+        client = rows_connect();
+        for (int k = 0; k < 20; k++)
+            line_client_send_some(&client, request, sizeof request - 1);
+        setsockopt(client.fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
+        line_client_close(&client);
+    }
+    line_client_ping(&other);
+    other.deaf = true;
+    for (int i = 0; i < 5; i++) {
+        for (int k = 0; k < 200; k++)
+            line_client_send(&other, "{'id':%d,'op':'acquire','key':'cut:%d'}", k, k);
+        fault_proxy_cut(proxy);
+        for (int k = 0; k < 200; k++) {
+            line_client_receive(&other);
+            ck_assert_ptr_nonnull(line_client_member(&other, "ok"));
+        }
+    }
+    rows_await_up(&other);
+    line_client_close(&other);
+    SCRATCH_UNTIL(3000, bench_count("lock:*") == 0);
+}
+END_TEST
+
+static Suite *suite(void)
+{
+    Suite *suite = suite_create("rows of the process");
+    TCase *tests = rows_case(suite, "process", rows_setup);
+
+    tcase_add_test(tests, row_32_killed_with_a_thousand_leases);
+    tcase_add_test(tests, row_33_sigterm);
+    tcase_add_test(tests, row_33_sigterm_without_work);
+    tcase_add_test(tests, row_33_sigusr2);
+    tcase_add_test(tests, row_34_double_start);
+    tcase_add_test(tests, row_34_stale_socket);
+    tcase_add_test(tests, row_34_what_is_no_socket_of_ours);
+    tcase_add_test(tests, row_35_stderr_is_full);
+    tcase_add_test(tests, row_36_interrupted_calls);
+    tcase_add_test(tests, row_36_short_writes);
+    tcase_add_test(tests, row_36_broken_pipes);
+    return suite;
+}
+
+int main(void)
+{
+    return scratch_main(suite());
+}
