@@ -1,0 +1,444 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The history checker: what sidecars read, wrote, sent and were told. I3, I4, I7, I8, I10, and the
+// part of I5 and I6 that shows before Redis does anything.
+
+#include <inttypes.h>
+
+#include "sidecar/lease.h"
+#include "tests/tool/history_state.h"
+
+// ---- Requests: I7 ----
+
+static void on_read_acquire(struct history *history, const struct history_record *record)
+{
+    history_connection(history, record->client, record->sidecar);
+    RESERVE(history, history->requests, history->requests.count + 1);
+    history->requests.items[history->requests.count++] = (struct request){
+        .number = record->request,
+        .client = record->client,
+        .sidecar = record->sidecar,
+        .key = record->key,
+        .asked_at_us = record->at_us,
+    };
+}
+
+// The token that was asked for a request, if any, is over unless it was granted.
+static void request_is_over(struct history *history, uint32_t number, int64_t at_us)
+{
+    for (struct tracked *lease = history->all; lease; lease = lease->next) {
+        if (lease->request != number || lease->end != HISTORY_ACQUIRING)
+            continue;
+        lease->over_us = at_us;
+        history_ends(history, lease, HISTORY_DENIED);
+        return;
+    }
+}
+
+static void on_outcome(struct history *history, const struct history_record *record)
+{
+    size_t i = 0;
+
+    while (i < history->requests.count && history->requests.items[i].number != record->request)
+        i++;
+    if (i == history->requests.count) {
+        history_violated(history, 7, record, NULL,
+                         "request %" PRIu32 " has a second outcome, or was never read",
+                         record->request);
+        return;
+    }
+    if (history_is_late(history, record->sidecar,
+                        history->requests.items[i].asked_at_us + history->options.answer_us,
+                        record->at_us))
+        history_violated(history, 7, record, NULL,
+                         "request %" PRIu32 " was read at %.3f and answered only now",
+                         record->request, history_ms(history->requests.items[i].asked_at_us));
+    REMOVE(history->requests, i);
+}
+
+static void on_wrote_denied(struct history *history, const struct history_record *record)
+{
+    on_outcome(history, record);
+    request_is_over(history, record->request, record->at_us);
+}
+
+static void reads_eof(struct tracked *lease, int64_t at_us)
+{
+    if (!lease->eof)
+        lease->eof_us = at_us;
+    lease->eof = true;
+    if (lease->over_us == INT64_MAX && !lease->expires)
+        lease->over_us = at_us;
+}
+
+static void on_wrote_granted(struct history *history, const struct history_record *record)
+{
+    struct tracked *lease = history_track(history, &record->token);
+    const struct connection *connection;
+
+    if (!lease)
+        return;
+    on_outcome(history, record);
+    if (lease->granted)
+        history_violated(history, 4, record, lease, "the same lease is granted twice");
+    else if (lease->end != HISTORY_ACQUIRING)
+        history_violated(history, 4, record, lease, "a lease is granted whose request was over");
+    if (history->options.sends && record->until_us > lease->confirmed_us)
+        history_violated(history, 3, record, lease,
+                         "valid until %.3f is published, %.3f is confirmed",
+                         history_ms(record->until_us), history_ms(lease->confirmed_us));
+    if (history->options.sends && record->at_us >= lease->revoke_us)
+        history_violated(history, 8, record, lease, "granted after its revoke time %.3f",
+                         history_ms(lease->revoke_us));
+    lease->key = record->key;
+    lease->client = record->client;
+    lease->sidecar = record->sidecar;
+    lease->granted = true;
+    lease->granted_us = record->at_us;
+    lease->published_us = record->until_us;
+    lease->deadline_us = record->due_us;
+    lease->expires = record->expires;
+    history->ends[lease->end]--;
+    lease->end = HISTORY_LIVE;
+    history->ends[lease->end]++;
+    connection = history_connection(history, record->client, record->sidecar);
+    if (connection->left)
+        history_stops(lease, record->at_us);
+    if (connection->eof)
+        reads_eof(lease, record->at_us);
+}
+
+// ---- What a sidecar says of a lease: I3, I4, I8, I10 ----
+
+static struct tracked *granted_lease(struct history *history, const struct history_record *record)
+{
+    struct tracked *lease = history_find(history, &record->token);
+
+    if (lease && lease->granted)
+        return lease;
+    history_violated(history, 4, record, lease, "an event for a lease that was not granted");
+    return NULL;
+}
+
+static void publish(struct history *history, const struct history_record *record,
+                    struct tracked *lease)
+{
+    if (history->options.sends && record->until_us > lease->confirmed_us)
+        history_violated(history, 3, record, lease,
+                         "valid until %.3f is published, %.3f is confirmed",
+                         history_ms(record->until_us), history_ms(lease->confirmed_us));
+    lease->published_us = history_max(lease->published_us, record->until_us);
+}
+
+static void on_wrote_renewed(struct history *history, const struct history_record *record)
+{
+    struct tracked *lease = granted_lease(history, record);
+
+    if (!lease)
+        return;
+    if (lease->end != HISTORY_LIVE || lease->releasing)
+        history_violated(history, 4, record, lease, "renewed after the end");
+    publish(history, record, lease);
+}
+
+// A revoked event needs its reason.
+static void check_reason(struct history *history, const struct history_record *record,
+                         const struct tracked *lease)
+{
+    switch (record->reason) {
+    case WIRE_REASON_LOST:
+        if (lease->stored && !lease->lost)
+            history_violated(history, 8, record, lease, "revoked as lost, but Redis has the key");
+        break;
+    case WIRE_REASON_UNREACHABLE:
+        if (history->options.sends && record->at_us < lease->revoke_us)
+            history_violated(history, 8, record, lease,
+                             "revoked as unreachable before its revoke time %.3f",
+                             history_ms(lease->revoke_us));
+        if (history_calm_since(history, lease->sidecar) < lease->stored_at_us && lease->was_set)
+            history_violated(
+                history, 8, record, lease,
+                "revoked as unreachable, but nothing was at fault since its last renewal");
+        break;
+    case WIRE_REASON_DEADLINE:
+        if (record->at_us < lease->deadline_us)
+            history_violated(history, 8, record, lease, "revoked before its workflow deadline %.3f",
+                             history_ms(lease->deadline_us));
+        break;
+    case WIRE_REASON_SHUTDOWN:
+        if (!history_process(history, lease->sidecar)->stopping)
+            history_violated(history, 8, record, lease,
+                             "revoked for a shutdown that nobody asked for");
+        break;
+    case WIRE_REASON_EOF:
+        if (!lease->eof)
+            history_violated(history, 8, record, lease,
+                             "revoked for an end of input that nobody sent");
+        break;
+    case WIRE_REASON_RELEASED:
+        if (!lease->freed_by_other)
+            history_violated(history, 8, record, lease,
+                             "revoked as released, but nobody else released it");
+        break;
+    default:
+        break;
+    }
+}
+
+// Nobody who holds may be told late: neither of D nor of the workflow deadline.
+void history_check_late(struct history *history, const struct history_record *record,
+                        const struct tracked *lease)
+{
+    if (history_is_late(history, lease->sidecar, lease->deadline_us, record->at_us))
+        history_violated(history, 10, record, lease, "it outlived its workflow deadline %.3f",
+                         history_ms(lease->deadline_us));
+    else if (history_is_late(history, lease->sidecar, lease->revoke_us, record->at_us))
+        history_violated(history, 2, record, lease, "it outlived its revoke time %.3f",
+                         history_ms(lease->revoke_us));
+}
+
+static void on_wrote_revoked(struct history *history, const struct history_record *record)
+{
+    struct tracked *lease = granted_lease(history, record);
+
+    if (!lease)
+        return;
+    if (lease->end != HISTORY_LIVE)
+        history_violated(history, 4, record, lease, "it ends a second time");
+    // A sidecar may look at what is overdue when it reads the release: that was before it.
+    if (lease->releasing && record->at_us > lease->released_us &&
+        !(lease->freed_by_other && record->reason == WIRE_REASON_RELEASED))
+        history_violated(history, 4, record, lease, "revoked after its release was read");
+    check_reason(history, record, lease);
+    history_check_late(history, record, lease);
+    publish(history, record, lease);
+    lease->safe_until_us = record->due_us;
+    if (record->due_us > 0 && !lease->stored && lease->was_set && !lease->lost &&
+        lease->free_from_us == INT64_MAX)
+        history_violated(history, 2, record, lease,
+                         "time is promised, but the key is gone already");
+    history_ends(history, lease, HISTORY_TOLD);
+}
+
+static void on_read_release(struct history *history, const struct history_record *record)
+{
+    struct tracked *lease = history_find(history, &record->token);
+
+    if (!lease || !lease->granted)
+        return;
+    lease->releasing = true;
+    lease->released_us = record->at_us;
+    // What was left to its TTL may still be released by whoever knows its token.
+    lease->released_live |= lease->end == HISTORY_LIVE || lease->end == HISTORY_LEFT;
+    lease->freed_by_other |= lease->client != record->client;
+    if (lease->over_us == INT64_MAX)
+        lease->over_us = record->at_us;
+}
+
+static void on_wrote_released(struct history *history, const struct history_record *record)
+{
+    struct tracked *lease = history_find(history, &record->token);
+
+    if (!lease || !lease->granted)
+        return;
+    if (record->ok && !lease->released_live)
+        history_violated(history, 4, record, lease, "success after the end");
+    if (!lease->releasing)
+        history_violated(history, 4, record, lease, "an answer to a release that nobody sent");
+    if (lease->freed_by_other && lease->end == HISTORY_LIVE)
+        history_violated(history, 7, record, lease,
+                         "another connection released it and its holder was not told");
+    history_ends(history, lease, HISTORY_RELEASED);
+}
+
+static void on_read_eof(struct history *history, const struct history_record *record)
+{
+    history_connection(history, record->client, record->sidecar)->eof = true;
+    for (struct tracked *lease = history->all; lease; lease = lease->next)
+        if (lease->client == record->client && lease->granted)
+            reads_eof(lease, record->at_us);
+}
+
+static void close_requests(struct history *history, uint32_t client, uint32_t sidecar,
+                           int64_t at_us)
+{
+    for (size_t i = history->requests.count; i-- > 0;) {
+        const struct request *request = &history->requests.items[i];
+        if (request->client != client && request->sidecar != sidecar)
+            continue;
+        request_is_over(history, request->number, at_us);
+        REMOVE(history->requests, i);
+    }
+}
+
+// Nobody told its client, which may still have read it.
+static void check_left(struct history *history, const struct history_record *record,
+                       const struct tracked *lease)
+{
+    history_check_late(history, record, lease);
+    if (lease->eof && lease->eof_us < record->at_us)
+        history_violated(history, 7, record, lease,
+                         "its client half-closed and heard no last words");
+}
+
+static void on_closed(struct history *history, const struct history_record *record)
+{
+    close_requests(history, record->client, UINT32_MAX, record->at_us);
+    for (size_t i = 0; i < history->connections.count; i++)
+        if (history->connections.items[i].number == record->client) {
+            REMOVE(history->connections, i);
+            break;
+        }
+    for (struct tracked *lease = history->all, *next; lease; lease = next) {
+        next = lease->next;
+        if (lease->client != record->client || !lease->granted)
+            continue;
+        if (record->ok && lease->over_us == INT64_MAX && !lease->expires)
+            lease->over_us = record->at_us;
+        if (lease->end == HISTORY_LIVE && !lease->releasing)
+            check_left(history, record, lease);
+        history_ends(history, lease, record->ok ? HISTORY_LEFT : HISTORY_CUT);
+    }
+}
+
+// ---- What a sidecar sends ----
+
+static void on_sent_acquire(struct history *history, const struct history_record *record)
+{
+    struct tracked *lease = history_track(history, &record->token);
+
+    if (!lease)
+        return;
+    if (lease->key && (lease->key != record->key || lease->request != record->request))
+        history_violated(history, 5, record, lease, "the token was used before");
+    lease->key = record->key;
+    lease->sidecar = record->sidecar;
+    lease->ttl_ms = record->ttl_ms;
+    lease->request = record->request;
+    for (size_t i = 0; i < history->requests.count; i++)
+        if (history->requests.items[i].number == record->request)
+            return;
+    lease->over_us = record->at_us; // nobody waits for it
+    history_ends(history, lease, HISTORY_DENIED);
+}
+
+static void check_shutdown(struct history *history, const struct history_record *record,
+                           const struct tracked *lease)
+{
+    const struct process *process = history_process(history, lease->sidecar);
+
+    if (process->stopping && lease->end == HISTORY_LIVE && !lease->releasing &&
+        history_is_late(history, lease->sidecar,
+                        history_max(process->stopping_us, lease->granted_us), record->at_us))
+        history_violated(history, 7, record, lease, "it outlived the shutdown");
+}
+
+static void on_sent_renew(struct history *history, const struct history_record *record)
+{
+    struct tracked *lease = history_find(history, &record->token);
+
+    if (!lease || !lease->granted) {
+        history_violated(history, 4, record, lease, "a renewal of a lease that was not granted");
+        return;
+    }
+    if (lease->end != HISTORY_LIVE || lease->releasing || lease->eof)
+        history_violated(history, 4, record, lease, "a renewal sent after the end");
+    if (record->at_us >= lease->deadline_us)
+        history_violated(history, 10, record, lease, "a renewal sent after the workflow deadline");
+    check_shutdown(history, record, lease);
+}
+
+bool history_may_free(const struct tracked *lease, int64_t at_us)
+{
+    if (!lease->granted || at_us >= lease->published_us)
+        return true;
+    return !lease->expires && at_us >= lease->free_from_us;
+}
+
+static void on_sent_delete(struct history *history, const struct history_record *record)
+{
+    struct tracked *lease = history_find(history, &record->token);
+
+    if (lease && !history_may_free(lease, record->at_us))
+        history_violated(history, 6, record, lease,
+                         "a delete is sent before its client has stopped and before %.3f",
+                         history_ms(lease->published_us));
+}
+
+static void on_answered(struct history *history, const struct history_record *record)
+{
+    struct tracked *lease = history_find(history, &record->token);
+
+    if (!lease || record->at_us >= lease->revoke_us)
+        return;
+    if (lease->end != HISTORY_ACQUIRING && lease->end != HISTORY_LIVE)
+        return;
+    if (record->until_us <= lease->confirmed_us)
+        return;
+    lease->confirmed_us = record->until_us;
+    lease->revoke_us = record->due_us;
+}
+
+// ---- The world ----
+
+static void on_frozen(struct history *history, const struct history_record *record)
+{
+    history_process(history, record->sidecar)->frozen = true;
+}
+
+static void on_thawed(struct history *history, const struct history_record *record)
+{
+    history_process(history, record->sidecar)->frozen = false;
+    history_process(history, record->sidecar)->thawed_at_us = record->at_us;
+}
+
+static void on_stopping(struct history *history, const struct history_record *record)
+{
+    history_process(history, record->sidecar)->stopping = true;
+    history_process(history, record->sidecar)->stopping_us = record->at_us;
+}
+
+static void on_ended(struct history *history, const struct history_record *record)
+{
+    history_process(history, record->sidecar)->ended = true;
+    close_requests(history, UINT32_MAX, record->sidecar, record->at_us);
+    for (size_t i = history->connections.count; i-- > 0;)
+        if (history->connections.items[i].sidecar == record->sidecar)
+            REMOVE(history->connections, i);
+    for (struct tracked *lease = history->all, *next; lease; lease = next) {
+        next = lease->next;
+        if (lease->sidecar != record->sidecar)
+            continue;
+        check_shutdown(history, record, lease);
+        history_ends(history, lease, HISTORY_DIED);
+    }
+}
+
+static void on_trouble(struct history *history, const struct history_record *record)
+{
+    struct process *process =
+        record->sidecar ? history_process(history, record->sidecar) : &history->everybody;
+
+    process->trouble_until_us = history_max(process->trouble_until_us, record->until_us);
+}
+
+history_handler *const history_sidecar_handlers[HISTORY_KIND_COUNT] = {
+    [HISTORY_READ_ACQUIRE] = on_read_acquire,
+    [HISTORY_READ_RELEASE] = on_read_release,
+    [HISTORY_READ_EOF] = on_read_eof,
+    [HISTORY_WROTE_GRANTED] = on_wrote_granted,
+    [HISTORY_WROTE_DENIED] = on_wrote_denied,
+    [HISTORY_WROTE_RENEWED] = on_wrote_renewed,
+    [HISTORY_WROTE_REVOKED] = on_wrote_revoked,
+    [HISTORY_WROTE_RELEASED] = on_wrote_released,
+    [HISTORY_CLOSED] = on_closed,
+    [HISTORY_SENT_ACQUIRE] = on_sent_acquire,
+    [HISTORY_SENT_RENEW] = on_sent_renew,
+    [HISTORY_SENT_DELETE] = on_sent_delete,
+    [HISTORY_ANSWERED] = on_answered,
+    [HISTORY_FROZEN] = on_frozen,
+    [HISTORY_THAWED] = on_thawed,
+    [HISTORY_STOPPING] = on_stopping,
+    [HISTORY_ENDED] = on_ended,
+    [HISTORY_TROUBLE] = on_trouble,
+};
