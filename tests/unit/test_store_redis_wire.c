@@ -590,6 +590,27 @@ START_TEST(sent_at)
 }
 END_TEST
 
+// How slow the replies are changes nothing about it.
+START_TEST(sent_at_of_slow_replies)
+{
+    int64_t written_ms;
+
+    start();
+    fake_redis_reply(&fake, NULL);
+    fake_redis_reply(&fake, NULL);
+    store_rig_acquire(&rig, 1);
+    store_rig_renew(&rig, 2, 1);
+    STORE_RIG_UNTIL(&rig, fake.calls == 2);
+    written_ms = clock_boottime_ms();
+    scratch_pause_ms(20);
+    fake_redis_send(&fake, ACQUIRED "*1\r\n:1\r\n");
+    STORE_RIG_EXPECT(&rig, 1, STORE_ACQUIRE, STORE_OK);
+    STORE_RIG_EXPECT(&rig, 2, STORE_RENEW, STORE_OK);
+    ck_assert_int_le(result(1, STORE_ACQUIRE)->last.sent_at_ms, written_ms);
+    ck_assert_int_le(result(2, STORE_RENEW)->last.sent_at_ms, written_ms);
+}
+END_TEST
+
 #define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
 
 static Suite *make_suite(void)
@@ -621,6 +642,7 @@ static Suite *make_suite(void)
     tcase_add_test(tests, submission_from_a_completion);
     tcase_add_loop_test(tests, free_from_a_completion, 0, 4);
     tcase_add_test(tests, sent_at);
+    tcase_add_test(tests, sent_at_of_slow_replies);
     suite_add_tcase(suite, tests);
     return suite;
 }
