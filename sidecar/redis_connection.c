@@ -303,6 +303,7 @@ int redis_connection_open(struct redis_connection *connection,
     connection->reader = reader;
     connection->last_byte_ms = 0;
     connection->checked_ms = 0;
+    connection->graced_ms = 0;
     connection->error[0] = '\0';
     ev_io_set(&connection->readable, fd, EV_READ);
     ev_io_set(&connection->writable, fd, EV_WRITE);
@@ -350,12 +351,23 @@ int64_t redis_connection_silent_at(const struct redis_connection *connection, in
     return at_ms > checked_ms ? at_ms : checked_ms;
 }
 
-bool redis_connection_is_silent(struct redis_connection *connection, int64_t now_ms)
+bool redis_connection_is_silent(struct redis_connection *connection, int64_t limit_ms,
+                                int64_t now_ms)
 {
+    int64_t sent_at_ms = connection->due.due[connection->due.head].sent_at_ms;
     char byte;
 
     if (recv(connection->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0)
         return true;
+    if (now_ms < sent_at_ms + SILENCES_FOR_ONE_REPLY * limit_ms) {
+        connection->last_byte_ms = now_ms;
+        return false;
+    }
+    // It is a byte that woke the loop, so there always is one here. Unless this reply is given time
+    // only once, bytes that trickle without end would keep it alive.
+    if (connection->graced_ms == sent_at_ms)
+        return true;
+    connection->graced_ms = sent_at_ms;
     connection->checked_ms = now_ms;
     return false;
 }

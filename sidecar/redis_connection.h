@@ -68,7 +68,8 @@ struct redis_connection {
     struct redis_reader *reader;
     struct redis_reader *in_use; // a reply of it is being told: it is freed later
     int64_t last_byte_ms;
-    int64_t checked_ms; // when input was found waiting that had not been read
+    int64_t checked_ms; // when a reply that was overdue was given another limit_ms
+    int64_t graced_ms;  // the send of that reply's call: it is given that once
     char error[160];
     char input[REDIS_CONNECTION_MAX_READ];
 };
@@ -101,5 +102,6 @@ static inline bool redis_connection_is_clear(const struct redis_connection *conn
 // due, or four times that without the oldest reply, whatever else came. INT64_MAX: nothing is due.
 int64_t redis_connection_silent_at(const struct redis_connection *connection, int64_t limit_ms);
 // At that instant: whether it really was silent. (If this process stood still, the bytes are in the
-// socket, and silent_at moves on.)
-bool redis_connection_is_silent(struct redis_connection *connection, int64_t now_ms);
+// socket, and silent_at moves on; for the same reply being overdue, once.)
+bool redis_connection_is_silent(struct redis_connection *connection, int64_t limit_ms,
+                                int64_t now_ms);

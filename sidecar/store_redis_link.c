@@ -407,7 +407,7 @@ void store_redis_link_sweep(struct store_redis *store, int64_t now_ms)
         lose_silent(store, now_ms);
         break;
     case STORE_REDIS_UP:
-        if (redis_connection_is_silent(&store->connection, now_ms))
+        if (redis_connection_is_silent(&store->connection, store->options.silence_ms, now_ms))
             lose_silent(store, now_ms);
         break;
     }

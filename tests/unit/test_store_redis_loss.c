@@ -87,36 +87,56 @@ START_TEST(idle_is_not_silence)
 {
     int64_t begin_ms;
 
-    rig.options.silence_ms = 30;
+    rig.options.silence_ms = 300;
     start();
     fake_redis_reply(&fake, ACQUIRED);
     store_rig_acquire(&rig, 1);
     STORE_RIG_EXPECT(&rig, 1, STORE_ACQUIRE, STORE_OK);
     begin_ms = clock_boottime_ms();
-    while (clock_boottime_ms() < begin_ms + 150)
+    while (clock_boottime_ms() < begin_ms + 1000)
         store_rig_turn(&rig, 10);
     ck_assert_int_eq(rig.down, 0);
 }
 END_TEST
 
-// Bytes keep coming, but the oldest reply does not: four silences are the end.
+// Bytes keep coming, but the oldest reply does not: five silences are the end.
 START_TEST(dribble_without_end_is_silence)
 {
     int64_t begin_ms;
 
-    rig.options.silence_ms = 40;
+    rig.options.silence_ms = 400;
     start();
+    rig.timeout_ms = 10000;
     fake_redis_reply(&fake, NULL);
     begin_ms = clock_boottime_ms();
     store_rig_acquire(&rig, 1);
     STORE_RIG_UNTIL(&rig, fake.calls == 1);
     fake_redis_send(&fake, "+");
     while (rig.down == 0) {
+        // Slowly, or the bound on unparsed bytes would end it first.
+        scratch_pause_ms(2);
         fake_redis_send(&fake, "x");
         store_rig_turn(&rig, 5);
-        ck_assert_int_lt(clock_boottime_ms(), begin_ms + 5000);
+        ck_assert_int_lt(clock_boottime_ms(), begin_ms + 7 * 400);
     }
-    ck_assert_int_ge(clock_boottime_ms(), begin_ms + 4 * 40);
+    ck_assert_int_ge(clock_boottime_ms(), begin_ms + 4 * 400);
+    ck_assert_ptr_nonnull(strstr(result(1, STORE_ACQUIRE)->error, "did not answer"));
+}
+END_TEST
+
+// This process stood still while Redis answered: the reply is in the socket, and is believed.
+START_TEST(standing_still_is_not_silence)
+{
+    rig.options.silence_ms = 200;
+    start();
+    rig.timeout_ms = 10000;
+    fake_redis_reply(&fake, NULL);
+    store_rig_acquire(&rig, 1);
+    STORE_RIG_UNTIL(&rig, fake.calls == 1);
+    fake_redis_send(&fake, ACQUIRED);
+    scratch_pause_ms(5 * 200);
+    STORE_RIG_EXPECT(&rig, 1, STORE_ACQUIRE, STORE_OK);
+    ck_assert_int_eq(rig.down, 0);
 }
 END_TEST
 
@@ -367,6 +387,7 @@ static Suite *make_suite(void)
     tcase_add_test(tests, silence_replaces_the_connection);
     tcase_add_test(tests, idle_is_not_silence);
     tcase_add_test(tests, dribble_without_end_is_silence);
+    tcase_add_test(tests, standing_still_is_not_silence);
     tcase_add_test(tests, kill_of_a_client_that_had_gone);
     tcase_add_test(tests, no_kill_after_a_restart);
     tcase_add_test(tests, no_kill_where_redis_is_unknown);
