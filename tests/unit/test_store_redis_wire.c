@@ -461,7 +461,7 @@ static void expect_once_each(enum store_outcome outcome)
 {
     ck_assert_int_eq(rig.completions, 450);
     for (uint32_t lease = 0; lease < 150; lease++) {
-        for (int op = 0; op < 3; op++) {
+        for (enum store_op op = STORE_ACQUIRE; op <= STORE_RELEASE; op++) {
             ck_assert_int_eq(result(lease, op)->count, 1);
             ck_assert_int_eq(result(lease, op)->last.outcome, outcome);
         }
@@ -565,7 +565,7 @@ START_TEST(free_from_a_completion)
         fake_redis_cut(&fake);
     STORE_RIG_UNTIL(&rig, rig.store == NULL);
     for (uint32_t lease = 1; lease <= 2; lease++) {
-        for (int op = 0; op < 3; op++)
+        for (enum store_op op = STORE_ACQUIRE; op <= STORE_RELEASE; op++)
             ck_assert_int_le(result(lease, op)->count, 1);
     }
     if (frees[_i].acquired)
