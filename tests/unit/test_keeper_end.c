@@ -533,6 +533,34 @@ START_TEST(shutdown_and_the_store)
 }
 END_TEST
 
+// The walk takes so many slots a turn; the store that comes up meanwhile does not end it.
+START_TEST(the_walk_of_a_shutdown_goes_on)
+{
+    struct table *table = &rig.keeper.table;
+    struct message_token token = {{1}};
+
+    for (uint16_t i = 0; i < KEEPER_SWEEP + 100; i++) {
+        memcpy(token.bytes + 1, &i, sizeof i);
+        if (table_open(table, &token, "k", 1, "", 0) != i + 1u)
+            ck_abort_msg("slot %d", i);
+    }
+    for (uint32_t i = 0; i < KEEPER_SWEEP + 100; i++)
+        table_close(table, i + 1);
+    table->free_first = table->free_last = SLOT_NONE; // so that the next slot is a new one
+    rig_acquire(&a, &lease, "k", "");
+    keeper_drain(&rig.keeper);
+    keeper_shutdown(&rig.keeper, rig.now_ms);
+    rig_expect_nothing(&a);
+    ck_assert_int_eq(keeper_next_wake(&rig.keeper), INT64_MIN);
+    fake_store_set_up(&rig.fake, rig.now_ms);
+    rig_at(&rig, rig.now_ms);
+    rig_expect(&a, "{'event':'revoked','reason':'shutdown','lease':'%s'}", lease.lease);
+    rig_expect_no_call(&rig);
+    rig_gone(&a);
+    rig_complete(&rig, STORE_RELEASE, STORE_OK);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *suite = suite_create("keeper_end");
@@ -555,6 +583,7 @@ static Suite *suite(void)
     tcase_add_test(tcase, a_grant_while_stopping);
     tcase_add_loop_test(tcase, only_deletes_are_owed, 0, 2);
     tcase_add_loop_test(tcase, shutdown_and_the_store, 0, 2);
+    tcase_add_test(tcase, the_walk_of_a_shutdown_goes_on);
     suite_add_tcase(suite, tcase);
     return suite;
 }
