@@ -2,11 +2,14 @@
 //
 // The bench of the fault matrix. One test is one process, so what it has may be globals.
 
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 
 #include "tests/fault/rows.h"
 
@@ -20,6 +23,72 @@ enum {
 struct fault_proxy *proxy;
 static redisContext *fired[MAX_FIRED];
 static int fired_count;
+
+// ---- Shards ----
+
+static int shards = 1, shard, turns;
+
+bool rows_turn(void)
+{
+    return turns++ % shards == shard;
+}
+
+static pid_t start_shard(Suite *(*make)(void), int number, FILE *output)
+{
+    pid_t pid = fork();
+
+    if (pid != 0)
+        return pid;
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    shard = number;
+    dup2(fileno(output), STDOUT_FILENO);
+    exit(scratch_main(make()));
+}
+
+// Copies a shard's TAP with numbers that go on. How many results there were.
+static int copy_results(FILE *output, int before)
+{
+    char line[16384];
+    int count = 0;
+
+    rewind(output);
+    while (fgets(line, sizeof line, output)) {
+        bool bad = strncmp(line, "not ok ", 7) == 0;
+
+        if (bad || strncmp(line, "ok ", 3) == 0)
+            printf("%sok %d%s", bad ? "not " : "", before + ++count, strstr(line, " - "));
+        else if (strncmp(line, "1..", 3) != 0)
+            fputs(line, stdout);
+    }
+    return count;
+}
+
+int rows_main(Suite *(*make)(void))
+{
+    enum { MAX_SHARDS = 8 };
+    const char *wanted = getenv("LOCK_KEEPER_SHARDS"), *forks = getenv("CK_FORK");
+    FILE *outputs[MAX_SHARDS];
+    pid_t pids[MAX_SHARDS];
+    int count = 0, code = EXIT_SUCCESS, status;
+
+    if (forks && strcmp(forks, "no") == 0)
+        return scratch_main(make());
+    shards = wanted ? atoi(wanted) : 2;
+    shards = shards < 1 ? 1 : shards > MAX_SHARDS ? MAX_SHARDS : shards;
+    for (int i = 0; i < shards; i++) {
+        outputs[i] = tmpfile();
+        if (!outputs[i] || (pids[i] = start_shard(make, i, outputs[i])) < 0)
+            return EXIT_FAILURE;
+    }
+    for (int i = 0; i < shards; i++) {
+        if (waitpid(pids[i], &status, 0) < 0 || !WIFEXITED(status) || WEXITSTATUS(status) != 0)
+            code = EXIT_FAILURE;
+        count += copy_results(outputs[i], count);
+        fclose(outputs[i]);
+    }
+    printf("1..%d\n", count);
+    return code;
+}
 
 // ---- Fixtures ----
 
@@ -230,6 +299,23 @@ void rows_await_revoked(struct rows_holder *holder, int64_t timeout_ms)
                       "no revoked within %lld ms", (long long)timeout_ms);
         line_client_receive(&holder->client);
     } while (!take_event(holder));
+}
+
+void rows_await_all_revoked(struct rows_holder *holders, int count, int64_t timeout_ms)
+{
+    int64_t deadline = scratch_deadline(timeout_ms);
+    int left = count;
+
+    while (left > 0) {
+        ck_assert_msg(scratch_left(deadline) > 0, "%d of %d are not revoked", left, count);
+        for (int i = 0; i < count; i++) {
+            if (holders[i].revoked_ms || !line_client_wait(&holders[i].client, 0))
+                continue;
+            line_client_receive(&holders[i].client);
+            left -= take_event(&holders[i]);
+        }
+        scratch_pause_ms(1);
+    }
 }
 
 void rows_expect_held(struct rows_holder *holder, int64_t ms)

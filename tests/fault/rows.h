@@ -28,6 +28,17 @@ void rows_teardown(void);
 // A test case with fixtures and time-out, added to the suite.
 TCase *rows_case(Suite *suite, const char *name, void (*setup)(void));
 
+// Most of these tests wait most of the time, so a program runs its suite in shards, side by side
+// (LOCK_KEEPER_SHARDS, by default 2; CK_FORK=no: none). make is called in each and adds its tests by
+// the macros. The program's exit code; TAP on stdout.
+int rows_main(Suite *(*make)(void));
+bool rows_turn(void); // whether the next test is this shard's
+#define rows_add_loop(tests, name, count)                                                          \
+    for (int turn_ = 0; turn_ < (int)(count); turn_++)                                             \
+        if (rows_turn())                                                                           \
+    tcase_add_loop_test(tests, name, turn_, turn_ + 1)
+#define rows_add(tests, name) rows_add_loop(tests, name, 1)
+
 // The proxy for `redis`, by hand; it takes the place of the one before.
 void rows_start_proxy(bool tcp);
 // The sidecar behind the proxy, or without one: its TTL, and further flags as for
@@ -75,6 +86,8 @@ void rows_hold(struct rows_holder *holder, const char *key, const char *more);
 // Takes what comes until the next renewed (nothing but at_risk may come before), or until revoked.
 void rows_await_renewed(struct rows_holder *holder);
 void rows_await_revoked(struct rows_holder *holder, int64_t timeout_ms);
+// Until all are; each is read as soon as there is something.
+void rows_await_all_revoked(struct rows_holder *holders, int count, int64_t timeout_ms);
 // Takes what comes for so long: no revoked.
 void rows_expect_held(struct rows_holder *holder, int64_t ms);
 // The release, with success, passing over events; its key is gone.

@@ -853,30 +853,30 @@ static Suite *suite(void)
     Suite *suite = suite_create("rows of clients");
     TCase *tests = rows_case(suite, "clients", rows_setup);
 
-    tcase_add_test(tests, row_21_killed_while_idle);
-    tcase_add_test(tests, row_21_killed_in_the_middle_of_an_acquire);
-    tcase_add_test(tests, row_22_child_keeps_the_descriptor);
-    tcase_add_test(tests, row_23_floods_and_does_not_read);
-    tcase_add_test(tests, row_23_cannot_be_told);
-    tcase_add_test(tests, row_24_half_close);
-    tcase_add_test(tests, row_25_nonsense);
-    tcase_add_test(tests, row_25_lines_too_long);
-    tcase_add_test(tests, row_25_a_byte_at_a_time);
-    tcase_add_test(tests, row_26_bad_ttl_and_key);
-    tcase_add_test(tests, row_26_odd_keys_pass_byte_for_byte);
-    tcase_add_test(tests, row_27_same_key_twice);
-    tcase_add_test(tests, row_27_foreign_locker);
-    tcase_add_test(tests, row_27_all_at_once);
-    tcase_add_test(tests, row_28_release_and_a_renewal_in_flight);
-    tcase_add_test(tests, row_28_release_and_a_revoke);
-    tcase_add_test(tests, row_28_release_and_another_release);
-    tcase_add_loop_test(tests, row_29_deadline_while_the_client_works, 0, STOPS);
-    tcase_add_test(tests, row_30_out_of_descriptors);
-    tcase_add_test(tests, row_31_one_user_opens_too_many_leases);
+    rows_add(tests, row_21_killed_while_idle);
+    rows_add(tests, row_21_killed_in_the_middle_of_an_acquire);
+    rows_add(tests, row_22_child_keeps_the_descriptor);
+    rows_add(tests, row_23_floods_and_does_not_read);
+    rows_add(tests, row_23_cannot_be_told);
+    rows_add(tests, row_24_half_close);
+    rows_add(tests, row_25_nonsense);
+    rows_add(tests, row_25_lines_too_long);
+    rows_add(tests, row_25_a_byte_at_a_time);
+    rows_add(tests, row_26_bad_ttl_and_key);
+    rows_add(tests, row_26_odd_keys_pass_byte_for_byte);
+    rows_add(tests, row_27_same_key_twice);
+    rows_add(tests, row_27_foreign_locker);
+    rows_add(tests, row_27_all_at_once);
+    rows_add(tests, row_28_release_and_a_renewal_in_flight);
+    rows_add(tests, row_28_release_and_a_revoke);
+    rows_add(tests, row_28_release_and_another_release);
+    rows_add_loop(tests, row_29_deadline_while_the_client_works, STOPS);
+    rows_add(tests, row_30_out_of_descriptors);
+    rows_add(tests, row_31_one_user_opens_too_many_leases);
     return suite;
 }
 
 int main(void)
 {
-    return scratch_main(suite());
+    return rows_main(suite);
 }

@@ -337,22 +337,22 @@ static Suite *suite(void)
     Suite *suite = suite_create("rows of clocks");
     TCase *tests = rows_case(suite, "clock of Redis'", setup_fake_clock);
 
-    tcase_add_test(tests, row_18_step_within_the_ttl);
-    tcase_add_test(tests, row_18_step_about_the_ttl);
-    tcase_add_test(tests, row_18_step_beyond_the_ttl);
-    tcase_add_test(tests, row_18_step_backward);
-    tcase_add_loop_test(tests, row_18_rate, 0, 2);
+    rows_add(tests, row_18_step_within_the_ttl);
+    rows_add(tests, row_18_step_about_the_ttl);
+    rows_add(tests, row_18_step_beyond_the_ttl);
+    rows_add(tests, row_18_step_backward);
+    rows_add_loop(tests, row_18_rate, 2);
     tests = rows_case(suite, "clock of the sidecar's", rows_setup_bare);
-    tcase_add_test(tests, row_18_step_of_the_sidecars_clock);
+    rows_add(tests, row_18_step_of_the_sidecars_clock);
     tests = rows_case(suite, "sidecar that stood still", rows_setup);
-    tcase_add_test(tests, row_19_stopped_for_less);
-    tcase_add_test(tests, row_19_buffered_reply_past_the_revoke_time);
-    tcase_add_loop_test(tests, row_19_stopped_for_longer, 0, 2);
-    tcase_add_test(tests, row_19_stopped_often);
+    rows_add(tests, row_19_stopped_for_less);
+    rows_add(tests, row_19_buffered_reply_past_the_revoke_time);
+    rows_add_loop(tests, row_19_stopped_for_longer, 2);
+    rows_add(tests, row_19_stopped_often);
     return suite;
 }
 
 int main(void)
 {
-    return scratch_main(suite());
+    return rows_main(suite);
 }

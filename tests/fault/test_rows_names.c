@@ -105,13 +105,13 @@ static Suite *suite(void)
     Suite *suite = suite_create("rows of names");
     TCase *tests = rows_case(suite, "names", rows_setup_bare);
 
-    tcase_add_test(tests, row_17_no_such_name);
-    tcase_add_test(tests, row_17_slow_from_the_start);
-    tcase_add_loop_test(tests, row_17_last_good_address, 0, 2);
+    rows_add(tests, row_17_no_such_name);
+    rows_add(tests, row_17_slow_from_the_start);
+    rows_add_loop(tests, row_17_last_good_address, 2);
     return suite;
 }
 
 int main(void)
 {
-    return scratch_main(suite());
+    return rows_main(suite);
 }

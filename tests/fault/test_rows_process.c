@@ -390,21 +390,21 @@ static Suite *suite(void)
     Suite *suite = suite_create("rows of the process");
     TCase *tests = rows_case(suite, "process", rows_setup);
 
-    tcase_add_test(tests, row_32_killed_with_a_thousand_leases);
-    tcase_add_test(tests, row_33_sigterm);
-    tcase_add_test(tests, row_33_sigterm_without_work);
-    tcase_add_test(tests, row_33_sigusr2);
-    tcase_add_test(tests, row_34_double_start);
-    tcase_add_test(tests, row_34_stale_socket);
-    tcase_add_test(tests, row_34_what_is_no_socket_of_ours);
-    tcase_add_test(tests, row_35_stderr_is_full);
-    tcase_add_test(tests, row_36_interrupted_calls);
-    tcase_add_test(tests, row_36_short_writes);
-    tcase_add_test(tests, row_36_broken_pipes);
+    rows_add(tests, row_32_killed_with_a_thousand_leases);
+    rows_add(tests, row_33_sigterm);
+    rows_add(tests, row_33_sigterm_without_work);
+    rows_add(tests, row_33_sigusr2);
+    rows_add(tests, row_34_double_start);
+    rows_add(tests, row_34_stale_socket);
+    rows_add(tests, row_34_what_is_no_socket_of_ours);
+    rows_add(tests, row_35_stderr_is_full);
+    rows_add(tests, row_36_interrupted_calls);
+    rows_add(tests, row_36_short_writes);
+    rows_add(tests, row_36_broken_pipes);
     return suite;
 }
 
 int main(void)
 {
-    return scratch_main(suite());
+    return rows_main(suite);
 }

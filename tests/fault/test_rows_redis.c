@@ -393,23 +393,23 @@ static Suite *suite(void)
     Suite *suite = suite_create("rows of Redis");
     TCase *tests = rows_case(suite, "redis", rows_setup);
 
-    tcase_add_test(tests, row_01_killed_and_back_empty);
-    tcase_add_test(tests, row_02_stays_down);
-    tcase_add_test(tests, row_04_stopped_for_less);
-    tcase_add_test(tests, row_05_stopped_past_the_revoke_time);
-    tcase_add_test(tests, row_06_paused);
-    tcase_add_test(tests, row_06_busy_script);
-    tcase_add_test(tests, row_07_scripts_flushed);
-    tcase_add_loop_test(tests, row_08_lost, 0, (int)(sizeof losses / sizeof losses[0]));
-    tcase_add_loop_test(tests, row_09_expiry_changed_by_hand, 0,
-                        (int)(sizeof expiries / sizeof expiries[0]));
+    rows_add(tests, row_01_killed_and_back_empty);
+    rows_add(tests, row_02_stays_down);
+    rows_add(tests, row_04_stopped_for_less);
+    rows_add(tests, row_05_stopped_past_the_revoke_time);
+    rows_add(tests, row_06_paused);
+    rows_add(tests, row_06_busy_script);
+    rows_add(tests, row_07_scripts_flushed);
+    rows_add_loop(tests, row_08_lost, (int)(sizeof losses / sizeof losses[0]));
+    rows_add_loop(tests, row_09_expiry_changed_by_hand,
+                  (int)(sizeof expiries / sizeof expiries[0]));
     tests = rows_case(suite, "redis of their own", rows_setup_bare);
-    tcase_add_test(tests, row_03_down_and_back_with_its_keys);
-    tcase_add_test(tests, row_06_debug_sleep);
+    rows_add(tests, row_03_down_and_back_with_its_keys);
+    rows_add(tests, row_06_debug_sleep);
     return suite;
 }
 
 int main(void)
 {
-    return scratch_main(suite());
+    return rows_main(suite);
 }

@@ -347,22 +347,21 @@ static Suite *suite(void)
     TCase *tests = rows_case(suite, "refusals", rows_setup);
     int count = (int)(sizeof refusals / sizeof refusals[0]);
 
-    tcase_add_test(tests, row_10_full);
-    tcase_add_loop_test(tests, row_11_refuses_for_a_while, 0, count);
-    tcase_add_loop_test(tests, row_11_refuses_for_good, 0, count);
-    tcase_add_test(tests, row_12_rotated_password);
-    tcase_add_test(tests, row_12_wrong_password);
-    tcase_add_test(tests, row_12_user_deleted);
-    tcase_add_loop_test(tests, row_12_permission_missing, 0,
-                        (int)(sizeof missing / sizeof missing[0]));
+    rows_add(tests, row_10_full);
+    rows_add_loop(tests, row_11_refuses_for_a_while, count);
+    rows_add_loop(tests, row_11_refuses_for_good, count);
+    rows_add(tests, row_12_rotated_password);
+    rows_add(tests, row_12_wrong_password);
+    rows_add(tests, row_12_user_deleted);
+    rows_add_loop(tests, row_12_permission_missing, (int)(sizeof missing / sizeof missing[0]));
     tests = rows_case(suite, "refusals of a Redis of their own", rows_setup_bare);
-    tcase_add_test(tests, row_10_evicted);
-    tcase_add_test(tests, row_11_loading);
-    tcase_add_test(tests, row_11_failover);
+    rows_add(tests, row_10_evicted);
+    rows_add(tests, row_11_loading);
+    rows_add(tests, row_11_failover);
     return suite;
 }
 
 int main(void)
 {
-    return scratch_main(suite());
+    return rows_main(suite);
 }

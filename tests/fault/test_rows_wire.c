@@ -451,26 +451,26 @@ static Suite *suite(void)
     Suite *suite = suite_create("rows of the wire");
     TCase *tests = rows_case(suite, "wire", rows_setup);
 
-    tcase_add_test(tests, row_13_reply_lost_after_the_set);
-    tcase_add_test(tests, row_13_longer_waits_are_refused);
-    tcase_add_test(tests, row_14_late_bytes_of_a_stalled_connection);
-    tcase_add_test(tests, row_14_late_bytes_of_a_closed_connection);
-    tcase_add_test(tests, row_14_late_bytes_without_kill);
-    tcase_add_test(tests, row_14_no_kill_after_a_restart);
-    tcase_add_test(tests, row_14_late_bytes_in_a_stopped_redis);
-    tcase_add_loop_test(tests, row_14_late_bytes_of_a_long_outage, 0, 2);
-    tcase_add_test(tests, row_16_dribbled);
-    tcase_add_loop_test(tests, row_16_hostile_reply, 0, (int)(sizeof hostile / sizeof hostile[0]));
-    tcase_add_loop_test(tests, row_16_extra_reply, 0, (int)(sizeof extra / sizeof extra[0]));
+    rows_add(tests, row_13_reply_lost_after_the_set);
+    rows_add(tests, row_13_longer_waits_are_refused);
+    rows_add(tests, row_14_late_bytes_of_a_stalled_connection);
+    rows_add(tests, row_14_late_bytes_of_a_closed_connection);
+    rows_add(tests, row_14_late_bytes_without_kill);
+    rows_add(tests, row_14_no_kill_after_a_restart);
+    rows_add(tests, row_14_late_bytes_in_a_stopped_redis);
+    rows_add_loop(tests, row_14_late_bytes_of_a_long_outage, 2);
+    rows_add(tests, row_16_dribbled);
+    rows_add_loop(tests, row_16_hostile_reply, (int)(sizeof hostile / sizeof hostile[0]));
+    rows_add_loop(tests, row_16_extra_reply, (int)(sizeof extra / sizeof extra[0]));
     tests = rows_case(suite, "wire over TCP", rows_setup);
-    tcase_add_test(tests, row_15_half_open);
-    tcase_add_loop_test(tests, row_15_one_direction_dropped, 0, 2);
+    rows_add(tests, row_15_half_open);
+    rows_add_loop(tests, row_15_one_direction_dropped, 2);
     tests = rows_case(suite, "wire of the kernel's", rows_setup_bare);
-    tcase_add_loop_test(tests, row_15_blackhole, 0, 2);
+    rows_add_loop(tests, row_15_blackhole, 2);
     return suite;
 }
 
 int main(void)
 {
-    return scratch_main(suite());
+    return rows_main(suite);
 }
