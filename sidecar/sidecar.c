@@ -120,6 +120,10 @@ static void on_last(struct ev_loop *loop, struct ev_prepare *prepare, int events
     peers_run_backlog(&sidecar->peers, now_ms);
     peers_flush(&sidecar->peers, now_ms);
     store_redis_flush(sidecar->store, now_ms);
+    if (keeper_is_drained(&sidecar->keeper, now_ms)) {
+        ev_break(loop, EVBREAK_ALL);
+        return;
+    }
     next_ms = earliest(sidecar);
     if (next_ms <= now_ms) {
         ev_idle_start(loop, &sidecar->awake);
@@ -128,8 +132,6 @@ static void on_last(struct ev_loop *loop, struct ev_prepare *prepare, int events
         if (next_ms < INT64_MAX)
             wakeup_arm(&sidecar->wakeup, next_ms);
     }
-    if (keeper_is_drained(&sidecar->keeper, now_ms))
-        ev_break(loop, EVBREAK_ALL);
 }
 
 static void on_awake(struct ev_loop *loop, struct ev_idle *idle, int events)

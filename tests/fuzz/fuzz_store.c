@@ -19,7 +19,8 @@
 //
 // Oracle: store.h's contract. Everything submitted completes once, in time, never from inside the
 // submission; what is told was so answered (as long as the server does not lie); the server reads
-// nothing but commands; no descriptor is left.
+// nothing but commands; a delete that is certain comes after what could still take its key; no
+// descriptor is left.
 
 #include <ev.h>
 #include <stdlib.h>
@@ -38,6 +39,8 @@ enum {
     SILENCE_MS = 250,
     TTL_MS = 3000,
 };
+
+_Static_assert(SERVER_LIFE_MS == TTL_MS + TIMEOUT_MS, "what a ghost can do");
 
 struct lease {
     char key[40];
@@ -184,6 +187,15 @@ static void check_answer(const struct store_completion *completion)
         FUZZ_CHECK(completion->fence == SERVER_FENCE + (int64_t)completion->lease);
 }
 
+// A delete that is certain comes after whatever could still take the key.
+static void check_certain(const struct store_completion *completion)
+{
+    FUZZ_CHECK(completion->op == STORE_RELEASE);
+    FUZZ_CHECK(completion->outcome != STORE_UNSENT && completion->outcome != STORE_TIMEOUT &&
+               completion->outcome != STORE_LOST);
+    FUZZ_CHECK(world.server.lied || !server_may_acquire(&world.server, completion->lease));
+}
+
 static void check_held(const struct store_completion *completion)
 {
     FUZZ_CHECK(completion->op == STORE_ACQUIRE);
@@ -207,6 +219,8 @@ static void on_completed(void *context, const struct store_completion *completio
         FUZZ_CHECK(completion->op != STORE_ACQUIRE);
     if (completion->outcome <= STORE_NOT_OWNER)
         check_answer(completion);
+    if (completion->certain)
+        check_certain(completion);
     if (completion->op == STORE_ACQUIRE && completion->outcome == STORE_OK)
         FUZZ_CHECK(completion->fence > 0 && completion->fence <= WIRE_MAX_INTEGER);
     if (world.free_next) {
@@ -269,6 +283,7 @@ static void check_in_time(void)
 
 static void turn(void)
 {
+    world.server.now_ms = world.now_ms;
     server_turn(&world.server);
     if (world.store)
         world.store->ops->sweep(world.store, world.now_ms);

@@ -122,6 +122,11 @@ STORE_STEPS = [
     ["q", ".3", "t50", ".3", "t50", ".3", "q", "t200", ".9", "ak", ".3"],
     [".9", "m", "ak", ".1", "!$100000~" + "^" * 90, ".2", "t20", "m", ".9"],
     [".9", "f", "ak", ".3"], [".9", "m", "ak", "al", ".1", "f", "x", ".3"],
+    [".9", "m", "ak", ".1", "x", "t20", "p20", ".2", "p20", ".2", "p20", ".2", "d0", ".2", "p20", ".2"],
+    [".9", "m", "ak", ".1", "t260", "m", ".9", "t50", ".9", "d0", ".9", "t3300", ".9", "d0", ".9"],
+    [".9", "m", "ak", ".1", "x", "t20", ".2", "p10", ".1", "-NOPERM no", ".1", "p20", "d0", ".2", "p20", ".2"],
+    [".9", "m", "ak", ".1", "x", "v", "t20", "m", ".9", "t50", ".9", "d0", ".9"],
+    [".9", "g", "m", "ak", "al", ".1", "p0", "d0", ".1", "p9", ".1", "p9", ".1"],
     ["m", ".3", "-NOAUTH no", ".2", "t50", ".3", "p20", ".3"], ["ak", "t300", ".9"],
 ]
 
@@ -166,8 +171,6 @@ def seeds(text):
         stream = "\n".join(line for _, line in block).encode() + b"\n"
         yield "frame", b"\xff" + as_chunks(stream[:1500])
         yield "frame", b"\x10" + as_chunks(stream[:600])
-    for line in LINES:
-        yield "core", b"A" + line.replace(b"\n", b" ")
     for stream in (b"a\nbb\r\nccc\r\r\n\r\n\n" * 3, b"**\n*\n*", b"0123456789abcdef\r\n" * 3):
         yield "frame", b"\x0f" + as_chunks(stream)
         yield "frame", b"\x0f" + b"".join(b"\x21" + bytes([c]) for c in stream) + b"\x00\x00\x20"

@@ -5,7 +5,9 @@
 // behind by an input that crashes.
 //
 // It has one connection, the newest. Commands stay in `input` until they are answered, whole or not.
-// It executes a command when it answers it, which is as if Redis had been slow.
+// It executes a command when it answers it, which is as if Redis had been slow. What a connection
+// leaves behind unanswered is its ghost, until CLIENT KILL ends it, the server restarts, or its time
+// is over.
 
 #include <fcntl.h>
 #include <stdarg.h>
@@ -69,13 +71,42 @@ void server_open(struct server *server)
     server->connection = -1;
 }
 
+static void drop_ghost(struct server_ghost *ghost)
+{
+    buf_deinit(&ghost->input);
+    *ghost = (struct server_ghost){0};
+}
+
+// In place of the oldest.
+static void leave_ghost(struct server *server)
+{
+    struct server_ghost *ghosts = server->ghosts;
+
+    drop_ghost(&ghosts[0]);
+    memmove(ghosts, ghosts + 1, (SERVER_GHOSTS - 1) * sizeof ghosts[0]);
+    ghosts[SERVER_GHOSTS - 1] = (struct server_ghost){
+        .client_id = server->client_id,
+        .until_ms = server->read_ms + SERVER_LIFE_MS,
+        .input = server->input,
+    };
+    server->input = BUF_INIT;
+}
+
 void server_hang_up(struct server *server)
 {
-    if (server->connection >= 0)
+    if (server->connection >= 0) {
         close(server->connection);
+        leave_ghost(server);
+    }
     server->connection = -1;
-    buf_deinit(&server->input);
     buf_deinit(&server->output);
+}
+
+static void drop_ghosts(struct server *server, int64_t client_id)
+{
+    for (int i = 0; i < SERVER_GHOSTS; i++)
+        if (client_id == 0 || server->ghosts[i].client_id == client_id)
+            drop_ghost(&server->ghosts[i]);
 }
 
 void server_close(struct server *server)
@@ -83,6 +114,7 @@ void server_close(struct server *server)
     int fd;
 
     server_hang_up(server);
+    drop_ghosts(server, 0);
     while ((fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) >= 0)
         close(fd);
 }
@@ -90,6 +122,7 @@ void server_close(struct server *server)
 void server_restart(struct server *server)
 {
     server_hang_up(server);
+    drop_ghosts(server, 0);
     memset(server->keys, 0, sizeof server->keys);
     server->scripts_lost = true;
     server->client_id = 0;
@@ -319,6 +352,7 @@ static void execute(struct server *server, const struct command *command)
         // It never kills the one that asks, nor one that is yet to come.
         FUZZ_CHECK(is(command, 2, "ID"));
         FUZZ_CHECK(server->lied || number_in(command, 3) < (size_t)server->client_id);
+        drop_ghosts(server, (int64_t)number_in(command, 3));
         say(server, ":1\r\n");
     } else if (is(command, 0, "PING")) {
         buf_append_string(&server->output, "+PONG\r\n");
@@ -342,6 +376,30 @@ bool server_answer(struct server *server, const char *error)
     return true;
 }
 
+static bool holds_acquire(const struct buf *input, uint32_t lease)
+{
+    static struct command command;
+    struct buf rest = *input; // read only, and given back by its owner
+
+    while (take_command(&rest, &command)) {
+        bool is_script = is(&command, 0, "EVALSHA") || is(&command, 0, "EVAL");
+
+        if (is_script && command.count == 10 && lease_of(&command, 5) == lease)
+            return true;
+        buf_consume(&rest, command.size);
+    }
+    return false;
+}
+
+bool server_may_acquire(const struct server *server, uint32_t lease)
+{
+    for (int i = 0; i < SERVER_GHOSTS; i++)
+        if (server->now_ms < server->ghosts[i].until_ms &&
+            holds_acquire(&server->ghosts[i].input, lease))
+            return true;
+    return holds_acquire(&server->input, lease);
+}
+
 void server_lie(struct server *server, const char *bytes, size_t size)
 {
     if (server->connection < 0)
@@ -352,21 +410,6 @@ void server_lie(struct server *server, const char *bytes, size_t size)
 
 // ---- A turn ----
 
-static void accept_one(struct server *server)
-{
-    int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-
-    if (fd < 0)
-        return;
-    server_hang_up(server);
-    if (server->refusing) {
-        close(fd);
-        return;
-    }
-    server->connection = fd;
-    server->client_id++;
-}
-
 static void read_input(struct server *server)
 {
     char chunk[16384];
@@ -374,6 +417,22 @@ static void read_input(struct server *server)
 
     while (server->connection >= 0 && (size = recv(server->connection, chunk, sizeof chunk, 0)) > 0)
         buf_append(&server->input, chunk, (size_t)size);
+}
+
+static void accept_one(struct server *server)
+{
+    int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+    if (fd < 0)
+        return;
+    read_input(server);
+    server_hang_up(server);
+    if (server->refusing) {
+        close(fd);
+        return;
+    }
+    server->connection = fd;
+    server->client_id++;
 }
 
 static void send_output(struct server *server)

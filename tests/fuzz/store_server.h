@@ -14,12 +14,25 @@ enum {
     SERVER_LEASES = 64, // leases are numbered from 1; a token's first four bytes are the number
     SERVER_OPS = 3,     // enum store_op
     SERVER_FENCE = 1000,
+    SERVER_GHOSTS = 8,
+    // For how long after it was read an acquire can be of consequence: TTL and its timeout.
+    SERVER_LIFE_MS = 3200,
+};
+
+// A connection that is gone, with commands that Redis may execute yet.
+struct server_ghost {
+    int64_t client_id;
+    int64_t until_ms;
+    struct buf input;
 };
 
 struct server {
     int connection; // -1: none
     struct buf input;
     struct buf output;
+    int64_t now_ms;  // set by its owner
+    int64_t read_ms; // when input was read last
+    struct server_ghost ghosts[SERVER_GHOSTS];
     size_t chunk;  // bytes sent in one turn; 0: all
     bool manual;   // it answers only when told to
     bool refusing; // it closes what it accepts
@@ -51,5 +64,7 @@ bool server_answer(struct server *server, const char *error);
 // Sends bytes that answer nothing.
 void server_lie(struct server *server, const char *bytes, size_t size);
 void server_hang_up(struct server *server);
+// Whether an acquire for the lease is still to be executed, or may be.
+bool server_may_acquire(const struct server *server, uint32_t lease);
 // Another process: no keys, no scripts, ids from 1.
 void server_restart(struct server *server);
