@@ -78,7 +78,7 @@ static void close_side(struct fault_proxy *proxy, struct fault_link *link,
 void fault_proxy_close_link(struct fault_proxy *proxy, struct fault_link *link)
 {
     for (int i = 0; i < FAULT_DIRECTIONS; i++) {
-        close_side(proxy, link, i);
+        close_side(proxy, link, (enum fault_direction)i);
         buf_deinit(&link->pipes[i].message);
     }
     free(link->due);
@@ -341,7 +341,7 @@ static void poll_link(const struct fault_proxy *proxy, const struct fault_link *
         if (!link->used || link->stranded || link->fd[i] < 0)
             continue;
         polled[i] = (struct pollfd){.fd = link->fd[i], .events = POLLIN};
-        if (may_write(proxy, link, i, &at_us))
+        if (may_write(proxy, link, (enum fault_direction)i, &at_us))
             polled[i].events |= POLLOUT;
         else if (at_us < *due_us)
             *due_us = at_us;
@@ -359,7 +359,7 @@ static void serve_link(struct fault_proxy *proxy, struct fault_link *link,
     }
     for (int i = 0; i < FAULT_DIRECTIONS; i++) {
         if (link->used && !link->stranded)
-            write_side(proxy, link, i);
+            write_side(proxy, link, (enum fault_direction)i);
     }
     if (link->used)
         settle(proxy, link);
