@@ -50,7 +50,7 @@ static pid_t fork_holder(const char *key, bool asked, pid_t *keeper)
         if (asked)
             line_client_send(&client, "{'op':'acquire','key':'%s'}", key);
         else
-            line_client_acquire(&client, &lease, key, ",'deadline_ms':1000");
+            rows_acquire(&client, &lease, key, ",'deadline_ms':1000");
         if (keeper)
             kept = fork_keeper();
         if (write(ready[1], &kept, sizeof kept) != sizeof kept)
@@ -142,8 +142,8 @@ START_TEST(row_22_child_keeps_the_descriptor)
     line_client_expect(&other, "{'ok':true,'leases':[{'state':'held','key':'inherited'}]}");
     gone_ms = bench_await_gone("inherited", 4000);
     ck_assert_int_eq(kill(keeper, SIGKILL), 0); // it was there to the end
-    ck_assert_int_ge(gone_ms, granted_ms + 1000 - BENCH_NOISE_MS);
-    ck_assert_int_le(gone_ms, granted_ms + 1000 + 1000 + BENCH_NOISE_MS);
+    ck_assert_int_ge(gone_ms, granted_ms + 1000 - ROWS_NOISE_MS);
+    ck_assert_int_le(gone_ms, granted_ms + 1000 + 1000 + ROWS_NOISE_MS);
     line_client_close(&other);
 }
 END_TEST
@@ -181,9 +181,9 @@ START_TEST(row_23_floods_and_does_not_read)
     client = rows_connect();
     for (int i = 0; i < 200; i++) {
         snprintf(key, sizeof key, "others:%d", i);
-        line_client_acquire(&other, &lease, key, "");
+        rows_acquire(&other, &lease, key, "");
     }
-    line_client_acquire(&client, &lease, "deaf", ",'notify':['renewed']");
+    rows_acquire(&client, &lease, "deaf", ",'notify':['renewed']");
     memory_kib = rows_memory_kib(sidecar.pid);
     cut_ms = flood_until_cut(&client, &other);
     left_ms = bench_pttl("deaf");
@@ -193,7 +193,7 @@ START_TEST(row_23_floods_and_does_not_read)
     ck_assert_int_gt(left_ms, 0);
     rival_await(rival, 3000);
     ck_assert_int_ge(rival_won_ms(rival), cut_ms + left_ms - 22 - 10);
-    ck_assert_int_le(rival_won_ms(rival), cut_ms + 2000 + BENCH_NOISE_MS);
+    ck_assert_int_le(rival_won_ms(rival), cut_ms + 2000 + ROWS_NOISE_MS);
     ck_assert_int_eq(bench_count("lock:others:*"), 200);
     rival_free(rival);
     line_client_close(&client);
@@ -217,9 +217,9 @@ START_TEST(row_23_cannot_be_told)
     client = rows_connect();
     for (int i = 0; i < 200; i++) {
         snprintf(key, sizeof key, "others:%d", i);
-        line_client_acquire(&other, &lease, key, "");
+        rows_acquire(&other, &lease, key, "");
     }
-    line_client_acquire(&client, &lease, "untold", ",'deadline_ms':700");
+    rows_acquire(&client, &lease, "untold", ",'deadline_ms':700");
     client.deaf = true;
     for (int i = 0; i < 16; i++) // fills the socket, and is far from the cap
         ck_assert(line_client_send_bytes(&client, request, sizeof request - 1));
@@ -251,7 +251,7 @@ START_TEST(row_24_half_close)
     line_client_ping(&other);
     before = sidecar_process_descriptors(&sidecar);
     client = rows_connect();
-    line_client_acquire(&client, &lease, "half", "");
+    rows_acquire(&client, &lease, "half", "");
     line_client_send(&client, "{'id':7,'op':'ping'}");
     line_client_half_close(&client);
     // What was asked is answered; then the lease ends with last words; then the end.
@@ -509,12 +509,12 @@ START_TEST(row_27_same_key_twice)
     client = rows_connect();
     same_sidecar = rows_connect();
     line_client_connect(&other_sidecar, second.socket);
-    line_client_acquire(&client, &lease, "same", "");
+    rows_acquire(&client, &lease, "same", "");
     expect_held(&client, "same", lease.fence);
     expect_held(&same_sidecar, "same", lease.fence);
     expect_held(&other_sidecar, "same", lease.fence);
     line_client_release(&client, &lease);
-    line_client_acquire(&other_sidecar, &lease, "same", "");
+    rows_acquire(&other_sidecar, &lease, "same", "");
     expect_held(&client, "same", lease.fence);
     line_client_release(&other_sidecar, &lease);
     line_client_close(&other_sidecar);
@@ -537,7 +537,7 @@ START_TEST(row_27_foreign_locker)
                                 "'holder':{'foreign':true,'bytes':14}}");
     ck_assert_ptr_null(strstr(client.line, "its-capability"));
     // And the other way round: what we hold, its SET NX does not get.
-    line_client_acquire(&client, &lease, "ours", "");
+    rows_acquire(&client, &lease, "ours", "");
     ck_assert_int_eq(private_redis_reply(&redis, "SET lock:ours its NX PX 60000")->type,
                      REDIS_REPLY_NIL);
     line_client_close(&client);
@@ -625,7 +625,7 @@ START_TEST(row_28_release_and_a_revoke)
         int64_t at_ms;
         bool told = false;
 
-        line_client_acquire(&client, &lease, "racing", ",'deadline_ms':40");
+        rows_acquire(&client, &lease, "racing", ",'deadline_ms':40");
         at_ms = client.received_ms + 30 + i;
         while (scratch_boottime_ms() < at_ms)
             ;
@@ -661,7 +661,7 @@ START_TEST(row_28_release_and_another_release)
     holder = rows_connect();
     other = rows_connect();
     for (int i = 0; i < 20; i++) {
-        line_client_acquire(&holder, &lease, "racing", "");
+        rows_acquire(&holder, &lease, "racing", "");
         line_client_send(i % 2 ? &holder : &other, "{'op':'release','lease':'%s'}", lease.lease);
         line_client_send(i % 2 ? &other : &holder, "{'op':'release','lease':'%s'}", lease.lease);
         line_client_receive(&other);
@@ -711,7 +711,7 @@ START_TEST(row_29_deadline_while_the_client_works)
     rival_await(rival, 3000);
     if (_i == NEVER) {
         ck_assert_int_ge(rival_won_ms(rival), holder.valid_until_ms);
-        ck_assert_int_le(rival_won_ms(rival), holder.valid_until_ms + 22 + BENCH_NOISE_MS);
+        ck_assert_int_le(rival_won_ms(rival), holder.valid_until_ms + 22 + ROWS_NOISE_MS);
         rows_expect_silence(&holder);
     } else {
         ck_assert_int_ge(rival_won_ms(rival), stopped_ms);
@@ -792,7 +792,7 @@ static pid_t fork_other_user(int *done)
         while (read(ends[0], &byte, 1) != 0) {
             int64_t began_ms = scratch_boottime_ms();
 
-            line_client_acquire(&client, &lease, "others", "");
+            rows_acquire(&client, &lease, "others", "");
             line_client_release(&client, &lease);
             if (scratch_boottime_ms() - began_ms > 2 * SOON_MS)
                 _exit(3);

@@ -100,7 +100,7 @@ START_TEST(row_18_step_beyond_the_ttl)
     fake_clock_step(&wall, scaled(31000));
     rival = rival_new(redis.socket, "gone");
     rival_await(rival, 1000);
-    rows_await_revoked(&holder, scaled(10000 + 2500) + BENCH_NOISE_MS);
+    rows_await_revoked(&holder, scaled(10000 + 2500) + ROWS_NOISE_MS);
     ck_assert_str_eq(holder.reason, "lost");
     ck_assert_int_eq(holder.safe_ms, 0);
     rows_expect_silence(&holder);
@@ -125,7 +125,7 @@ START_TEST(row_18_step_backward)
         rows_await_renewed(&holder);
         left_ms = holder.valid_until_ms - holder.client.received_ms;
         ck_assert_int_le(left_ms, scaled(30000));
-        ck_assert_int_gt(left_ms, scaled(30000) - scaled(30000) / 12 - BENCH_NOISE_MS);
+        ck_assert_int_gt(left_ms, scaled(30000) - scaled(30000) / 12 - ROWS_NOISE_MS);
         ck_assert_int_le(bench_pttl("back"), scaled(30000)); // mended by the renewal
     }
     valid_until_ms = holder.valid_until_ms;
@@ -239,7 +239,7 @@ START_TEST(row_19_stopped_for_less)
     sidecar_process_signal(&sidecar, SIGCONT);
     woken_ms = scratch_boottime_ms();
     rows_await_renewed(&holder);
-    ck_assert_int_le(holder.client.received_ms, woken_ms + BENCH_NOISE_MS);
+    ck_assert_int_le(holder.client.received_ms, woken_ms + ROWS_NOISE_MS);
     rows_await_renewed(&holder);
     rows_release(&holder);
     rows_leave(&holder);
@@ -270,11 +270,11 @@ START_TEST(row_19_buffered_reply_past_the_revoke_time)
     ck_assert_str_eq(line_client_string(&holder.client, "event"), "revoked");
     ck_assert_str_eq(line_client_string(&holder.client, "reason"), "unreachable");
     ck_assert_int_eq(line_client_int(&holder.client, "valid_until_ms"), holder.valid_until_ms);
-    ck_assert_int_le(holder.client.received_ms, woken_ms + BENCH_NOISE_MS);
+    ck_assert_int_le(holder.client.received_ms, woken_ms + ROWS_NOISE_MS);
     // The zombie is cleaned at the old valid_until: not before, and not a T after.
     rival_await(rival, scaled(30000));
     ck_assert_int_ge(rival_won_ms(rival), holder.valid_until_ms);
-    ck_assert_int_le(rival_won_ms(rival), holder.valid_until_ms + BENCH_NOISE_MS);
+    ck_assert_int_le(rival_won_ms(rival), holder.valid_until_ms + ROWS_NOISE_MS);
     rows_expect_silence(&holder);
     rival_free(rival);
     rows_leave(&holder);

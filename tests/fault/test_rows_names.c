@@ -44,7 +44,7 @@ START_TEST(row_17_no_such_name)
     client = rows_connect();
     rows_expect_lively(&client, 500);
     for (int i = 0; i < 3; i++)
-        rows_expect_refused(&client, "k", "errRedisUnavailable", 1000 / 12 + BENCH_NOISE_MS);
+        rows_expect_refused(&client, "k", "errRedisUnavailable", 1000 / 12 + ROWS_NOISE_MS);
     ck_assert(rows_redis_is(&client, "down"));
     line_client_close(&client);
 }
@@ -61,11 +61,11 @@ START_TEST(row_17_slow_from_the_start)
     client = rows_connect();
     rows_expect_lively(&client, 1000);
     for (int i = 0; i < 3; i++)
-        rows_expect_refused(&client, "k", "errRedisUnavailable", 1000 / 12 + BENCH_NOISE_MS);
+        rows_expect_refused(&client, "k", "errRedisUnavailable", 1000 / 12 + ROWS_NOISE_MS);
     ck_assert_int_gt(fake_dns_questions(dns), 0);
     fake_dns_mode(dns, FAKE_DNS_ANSWERS);
     SCRATCH_UNTIL(12000, rows_redis_is(&client, "up")); // the resolver asks again after 5 s
-    line_client_acquire(&client, &lease, "k", "");
+    rows_acquire(&client, &lease, "k", "");
     line_client_close(&client);
     end();
 }

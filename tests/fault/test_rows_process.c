@@ -35,13 +35,13 @@ START_TEST(row_32_killed_with_a_thousand_leases)
         clients[i] = rows_connect();
     for (int i = 0; i < LEASES; i++) {
         snprintf(key, sizeof key, "kept:%d", i);
-        line_client_acquire(&clients[i % CLIENTS], &lease, key, "");
+        rows_acquire(&clients[i % CLIENTS], &lease, key, "");
     }
     sidecar_process_kill(&sidecar);
     killed_ms = scratch_boottime_ms();
     for (int i = 0; i < CLIENTS; i++) {
         line_client_expect_eof(&clients[i]);
-        ck_assert_int_le(scratch_boottime_ms() - killed_ms, 2 * BENCH_NOISE_MS);
+        ck_assert_int_le(scratch_boottime_ms() - killed_ms, 2 * ROWS_NOISE_MS);
         line_client_close(&clients[i]);
     }
     ck_assert_int_eq(bench_count("lock:kept:*"), LEASES);
@@ -75,7 +75,7 @@ START_TEST(row_32_killed_with_a_thousand_leases)
         ck_assert_int_le(bench_pttl(key), pttls[i] - 1300);
     }
     SCRATCH_UNTIL(4000, bench_count("lock:kept:*") == 0);
-    line_client_acquire(&clients[0], &lease, "kept:7", "");
+    rows_acquire(&clients[0], &lease, "kept:7", "");
     line_client_close(&clients[0]);
 }
 END_TEST
@@ -106,14 +106,14 @@ START_TEST(row_33_sigterm)
     rows_release(&worker);
     rows_await_revoked(&stubborn, 3000);
     ck_assert_str_eq(stubborn.reason, "shutdown");
-    ck_assert_int_ge(stubborn.revoked_ms, stopped_ms + 1500 - BENCH_NOISE_MS);
+    ck_assert_int_ge(stubborn.revoked_ms, stopped_ms + 1500 - ROWS_NOISE_MS);
     ck_assert_int_gt(stubborn.safe_ms, 0);
     // It says nothing: its key lives to the end of what was promised, the sidecar not much longer.
     rows_check_slack(&stubborn, rival, 3000);
     ck_assert_int_eq(sidecar_process_wait(&sidecar, 3000), 0);
     ended_ms = scratch_boottime_ms();
     ck_assert_int_ge(ended_ms, stubborn.valid_until_ms);
-    ck_assert_int_le(ended_ms, stubborn.valid_until_ms + 1000 / 12 + 2 * BENCH_NOISE_MS);
+    ck_assert_int_le(ended_ms, stubborn.valid_until_ms + 1000 / 12 + 2 * ROWS_NOISE_MS);
     bench_check_log(&sidecar);
     rival_free(rival);
     line_client_close(&other);
@@ -130,12 +130,12 @@ START_TEST(row_33_sigterm_without_work)
 
     rows_start("10s");
     client = rows_connect();
-    line_client_acquire(&client, &lease, "done", "");
+    rows_acquire(&client, &lease, "done", "");
     sidecar_process_stop(&sidecar, SIGTERM);
     stopped_ms = scratch_boottime_ms();
     line_client_release(&client, &lease);
     ck_assert_int_eq(sidecar_process_wait(&sidecar, 3000), 0);
-    ck_assert_int_le(scratch_boottime_ms() - stopped_ms, 3 * BENCH_NOISE_MS);
+    ck_assert_int_le(scratch_boottime_ms() - stopped_ms, 3 * ROWS_NOISE_MS);
     ck_assert(!bench_exists("done"));
     line_client_close(&client);
 }
@@ -152,7 +152,7 @@ START_TEST(row_33_sigusr2)
     ck_assert_int_eq(sidecar_process_wait(&sidecar, 1000), 0);
     line_client_expect_eof(&holder.client);
     left_ms = bench_pttl("stays");
-    ck_assert_int_gt(left_ms, 4000 - 4000 / 3 - 2 * BENCH_NOISE_MS);
+    ck_assert_int_gt(left_ms, 4000 - 4000 / 3 - 2 * ROWS_NOISE_MS);
     ck_assert_int_eq(
         strncmp(private_redis_string(&redis, "GET lock:stays"), holder.lease.lease, 32), 0);
     rows_leave(&holder);
@@ -170,7 +170,7 @@ START_TEST(row_34_double_start)
 
     rows_start("1s");
     client = rows_connect();
-    line_client_acquire(&client, &lease, "live", "");
+    rows_acquire(&client, &lease, "live", "");
     ck_assert_int_eq(stat(sidecar.socket, &before), 0);
     ck_assert_int_ne(sidecar_process_run(output, sizeof output, NULL, "--socket", sidecar.socket,
                                          "--redis", redis.url, NULL),
@@ -262,7 +262,7 @@ START_TEST(row_35_stderr_is_full)
     rows_hold(&holder, "logged", "");
     client = rows_connect();
     for (int i = 0; i < 200; i++) {
-        line_client_acquire(&client, &lease, "chatty", "");
+        rows_acquire(&client, &lease, "chatty", "");
         line_client_release(&client, &lease);
     }
     rows_expect_held(&holder, 700);
@@ -273,7 +273,7 @@ START_TEST(row_35_stderr_is_full)
     while (read(ends[0], line, sizeof line - 1) > 0)
         ;
     for (int i = 0; i < 50 && !counted; i++) {
-        line_client_acquire(&client, &lease, "chatty", "");
+        rows_acquire(&client, &lease, "chatty", "");
         line_client_release(&client, &lease);
         while ((length = read(ends[0], line, sizeof line - 1)) > 0) {
             line[length] = '\0';
@@ -307,7 +307,7 @@ START_TEST(row_36_interrupted_calls)
         sidecar_process_signal(&sidecar, SIGSTOP);
         ck_assert_int_eq(waitid(P_PID, (id_t)sidecar.pid, &info, WSTOPPED | WNOWAIT), 0);
         sidecar_process_signal(&sidecar, SIGCONT);
-        line_client_acquire(&client, &lease, "much", "");
+        rows_acquire(&client, &lease, "much", "");
         line_client_release(&client, &lease);
     }
     rows_await_renewed(&holder);
@@ -329,7 +329,7 @@ START_TEST(row_36_short_writes)
     other = rows_connect();
     for (int i = 0; i < 100; i++) {
         snprintf(key, sizeof key, "row:%d", i);
-        line_client_acquire(&other, &lease, key, "");
+        rows_acquire(&other, &lease, key, "");
     }
     client = rows_connect();
     client.deaf = true;
@@ -359,7 +359,7 @@ START_TEST(row_36_broken_pipes)
     other = rows_connect();
     for (int i = 0; i < 100; i++) {
         snprintf(key, sizeof key, "row:%d", i);
-        line_client_acquire(&other, &lease, key, "");
+        rows_acquire(&other, &lease, key, "");
     }
     for (int i = 0; i < 50; i++) {
         client = rows_connect();

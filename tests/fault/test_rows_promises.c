@@ -235,7 +235,7 @@ START_TEST(must_hold_no_orphan)
 
     rows_start("2s");
     client = rows_connect();
-    line_client_acquire(&client, &warm, "warm", "");
+    rows_acquire(&client, &warm, "warm", "");
     fault_proxy_arm(proxy, &losses[_i]);
     for (int i = 0; i < ACQUIRES; i++)
         length += (size_t)snprintf(text + length, sizeof text - length,
@@ -251,12 +251,12 @@ START_TEST(must_hold_no_orphan)
     ck_assert(losses[_i].kind == RESP_RELEASE ? granted == ACQUIRES : granted < ACQUIRES);
     rows_await_up(&client);
     // A reconnect later: C of silence, at most, and a round trip.
-    SCRATCH_UNTIL(C + 2 * BENCH_NOISE_MS, bench_count("lock:many:*") == granted);
+    SCRATCH_UNTIL(C + 2 * ROWS_NOISE_MS, bench_count("lock:many:*") == granted);
     for (int i = 0; i < granted; i++)
         line_client_send(&client, "{'id':%d,'op':'release','lease':'%s'}", i, leases[i]);
     for (int i = 0; i < granted; i++)
         line_client_await(&client, "{'op':'release'}");
-    SCRATCH_UNTIL(C + 3 * BENCH_NOISE_MS, bench_count("lock:many:*") == 0);
+    SCRATCH_UNTIL(C + 3 * ROWS_NOISE_MS, bench_count("lock:many:*") == 0);
     scratch_pause_ms(1200); // what comes late has come by now
     ck_assert_int_eq(bench_count("lock:many:*"), 0);
     fault_proxy_await_fired(proxy, 1, 100);

@@ -35,7 +35,7 @@ START_TEST(row_01_killed_and_back_empty)
     client = rows_connect();
     for (int i = 0; i < 20; i++) {
         snprintf(key, sizeof key, "empty:%d", i);
-        line_client_acquire(&client, &leases[i], key, "");
+        rows_acquire(&client, &leases[i], key, "");
     }
     private_redis_restart(&redis);
     back_ms = scratch_boottime_ms();
@@ -43,12 +43,12 @@ START_TEST(row_01_killed_and_back_empty)
         line_client_expect(&client, "{'event':'revoked','error':'errLostActorLock',"
                                     "'reason':'lost','safe_ms':0}");
         // Long before a heartbeat would have been due anyway.
-        ck_assert_int_le(client.received_ms, back_ms + 500 + BENCH_NOISE_MS);
+        ck_assert_int_le(client.received_ms, back_ms + 500 + ROWS_NOISE_MS);
     }
     ck_assert_int_gt(statistic("evalsha") + statistic("eval"), 0);
     ck_assert_int_eq(statistic("set"), 0);
     ck_assert_int_eq(bench_count("lock:*"), 0);
-    line_client_acquire(&client, &leases[0], "empty:0", "");
+    rows_acquire(&client, &leases[0], "empty:0", "");
     line_client_close(&client);
 }
 END_TEST
@@ -66,11 +66,11 @@ START_TEST(row_02_stays_down)
     private_redis_kill(&redis);
     // None of them hangs, whatever the connection is at: noticed, connecting, pausing.
     for (int i = 0; i < 5; i++)
-        rows_expect_refused(&other, "other", "errRedisUnavailable", 2000 / 12 + BENCH_NOISE_MS);
+        rows_expect_refused(&other, "other", "errRedisUnavailable", 2000 / 12 + ROWS_NOISE_MS);
     rows_await_revoked(&holder, 3000);
     ck_assert_int_eq(holder.at_risk, 1);
     rows_check_unreachable(&holder);
-    rows_expect_refused(&other, "down", "errRedisUnavailable", 2000 / 12 + BENCH_NOISE_MS);
+    rows_expect_refused(&other, "down", "errRedisUnavailable", 2000 / 12 + ROWS_NOISE_MS);
     rows_expect_silence(&holder);
     line_client_close(&other);
     rows_leave(&holder);
@@ -135,7 +135,7 @@ START_TEST(row_04_stopped_for_less)
         // Calls that time out: their answers come later, or on no connection.
         for (int i = 0; i < 3; i++) {
             snprintf(key, sizeof key, "early:%d", i);
-            rows_expect_refused(&client, key, "errRedisUnavailable", 250 + BENCH_NOISE_MS);
+            rows_expect_refused(&client, key, "errRedisUnavailable", 250 + ROWS_NOISE_MS);
         }
         rows_expect_held(&holder, 200);
         private_redis_continue(&redis);
@@ -143,7 +143,7 @@ START_TEST(row_04_stopped_for_less)
         ck_assert_int_gt(fault_proxy_connections(proxy), before);
         for (int i = 0; i < 6; i++) {
             snprintf(key, sizeof key, "later:%d:%d", round, i);
-            line_client_acquire(&client, &lease, key, "");
+            rows_acquire(&client, &lease, key, "");
             expect_own_value(&client, &lease, key);
         }
         SCRATCH_UNTIL(500, bench_count("lock:early:*") == 0);
@@ -175,7 +175,7 @@ START_TEST(row_05_stopped_past_the_revoke_time)
     SCRATCH_UNTIL(200, bench_pttl("zombie") > holder.valid_until_ms - scratch_boottime_ms() + 500);
     // It is cleaned once what was promised is spent, not a T later.
     rows_check_slack(&holder, rival, 3000);
-    ck_assert_int_le(rival_won_ms(rival), holder.valid_until_ms + 22 + 2 * BENCH_NOISE_MS);
+    ck_assert_int_le(rival_won_ms(rival), holder.valid_until_ms + 22 + 2 * ROWS_NOISE_MS);
     rows_expect_silence(&holder);
     line_client_send(&holder.client, "{'op':'release','lease':'%s'}", holder.lease.lease);
     line_client_expect(&holder.client, "{'ok':false,'op':'release'}");
@@ -232,7 +232,7 @@ START_TEST(row_06_busy_script)
               "repeat t = redis.call('TIME') until t[1] * 1000 + t[2] / 1000 > e return 1");
     SCRATCH_UNTIL(500, answers_busy());
     // BUSY is an answer: what asks for the lock is told at once.
-    rows_expect_refused(&other, "more", "errRedisUnavailable", 250 + BENCH_NOISE_MS);
+    rows_expect_refused(&other, "more", "errRedisUnavailable", 250 + ROWS_NOISE_MS);
     rows_expect_lively(&other, 700);
     for (int i = 0; i < 3; i++)
         rows_await_renewed(&holder);
@@ -282,14 +282,14 @@ START_TEST(row_07_scripts_flushed)
         scratch_pause_ms(3);
     }
     // No beat was missed, and no client was told of anything.
-    ck_assert_int_ge(least_ms, 1000 - 1000 / 3 - 1000 / 12 - BENCH_NOISE_MS);
+    ck_assert_int_ge(least_ms, 1000 - 1000 / 3 - 1000 / 12 - ROWS_NOISE_MS);
     rows_expect_held(&holder, 0);
     ck_assert_int_eq(holder.at_risk, 0);
     ck_assert_int_ge(holder.renewed, 5);
     ck_assert_int_gt(fault_proxy_count(proxy, RESP_RENEW, "\r\nEVAL\r\n", 0), 0);
     client = rows_connect();
     private_redis_run(&redis, "SCRIPT FLUSH");
-    line_client_acquire(&client, &lease, "more", "");
+    rows_acquire(&client, &lease, "more", "");
     private_redis_run(&redis, "SCRIPT FLUSH");
     line_client_release(&client, &lease);
     line_client_close(&client);
@@ -324,7 +324,7 @@ START_TEST(row_08_lost)
     rows_start("1s");
     rows_hold(&holder, "lost", "");
     other = rows_connect();
-    line_client_acquire(&other, &lease, "beside", ",'ttl_ms':30000");
+    rows_acquire(&other, &lease, "beside", ",'ttl_ms':30000");
     for (int i = 0; i < 3 && losses[_i].commands[i]; i++)
         private_redis_run(&redis, losses[_i].commands[i]);
     done_ms = scratch_boottime_ms();
@@ -332,7 +332,7 @@ START_TEST(row_08_lost)
     rows_await_revoked(&holder, 2000);
     ck_assert_str_eq(holder.reason, "lost");
     ck_assert_int_eq(holder.safe_ms, 0);
-    ck_assert_int_le(holder.revoked_ms - done_ms, 1000 / 3 + 1000 / 12 + BENCH_NOISE_MS);
+    ck_assert_int_le(holder.revoked_ms - done_ms, 1000 / 3 + 1000 / 12 + ROWS_NOISE_MS);
     // Neither deleted nor renewed, by what is left of the lease, its acknowledgement and its end.
     line_client_send(&holder.client, "{'op':'release','lease':'%s'}", holder.lease.lease);
     line_client_expect(&holder.client,
@@ -378,7 +378,7 @@ START_TEST(row_09_expiry_changed_by_hand)
         ck_assert(!bench_exists("bent"));
     } else {
         rows_await_renewed(&holder);
-        ck_assert_int_gt(bench_pttl("bent"), 1000 - 1000 / 3 - BENCH_NOISE_MS);
+        ck_assert_int_gt(bench_pttl("bent"), 1000 - 1000 / 3 - ROWS_NOISE_MS);
         ck_assert_int_le(bench_pttl("bent"), 1000);
         private_redis_run(&redis, "PERSIST lock:bent");
     }

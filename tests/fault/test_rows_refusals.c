@@ -31,9 +31,9 @@ START_TEST(row_10_full)
     rows_start("1s");
     rows_hold(&holder, "full", "");
     client = rows_connect();
-    line_client_acquire(&client, &lease, "second", "");
+    rows_acquire(&client, &lease, "second", "");
     private_redis_run(&redis, "CONFIG SET maxmemory 1");
-    rows_expect_refused(&client, "more", "errRedisRefused", 1000 / 12 + BENCH_NOISE_MS);
+    rows_expect_refused(&client, "more", "errRedisRefused", 1000 / 12 + ROWS_NOISE_MS);
     ck_assert_ptr_nonnull(strstr(line_client_string(&client, "message"), "OOM"));
     for (int i = 0; i < 4; i++)
         rows_await_renewed(&holder);
@@ -44,7 +44,7 @@ START_TEST(row_10_full)
     ck_assert(!bench_exists("full"));
     private_redis_run(&redis, "CONFIG SET maxmemory 0");
     ck_assert(!bench_exists("more"));
-    line_client_acquire(&client, &lease, "more", "");
+    rows_acquire(&client, &lease, "more", "");
     line_client_close(&client);
     rows_leave(&holder);
 }
@@ -59,7 +59,7 @@ START_TEST(row_10_evicted)
     rows_hold(&holder, "evicted", "");
     take_warning("allkeys-lru");
     private_redis_run(&redis, "CONFIG SET maxmemory 1");
-    rows_await_revoked(&holder, 1000 / 3 + 1000 / 12 + 2 * BENCH_NOISE_MS);
+    rows_await_revoked(&holder, 1000 / 3 + 1000 / 12 + 2 * ROWS_NOISE_MS);
     ck_assert_str_eq(holder.reason, "lost");
     ck_assert_int_eq(holder.safe_ms, 0);
     ck_assert(!bench_exists("evicted"));
@@ -140,7 +140,7 @@ START_TEST(row_11_refuses_for_a_while)
     began_ms = scratch_boottime_ms();
     connections = fault_proxy_connections(proxy);
     cpu_ms = scratch_cpu_ms(sidecar.pid);
-    rows_expect_refused(&client, "more", refusals[_i].error, 250 + BENCH_NOISE_MS);
+    rows_expect_refused(&client, "more", refusals[_i].error, 250 + ROWS_NOISE_MS);
     ck_assert_ptr_nonnull(strstr(line_client_string(&client, "message"), refusals[_i].code));
     rows_expect_held(&holder, 1200);
     cpu_ms = scratch_cpu_ms(sidecar.pid) - cpu_ms;
@@ -272,7 +272,7 @@ START_TEST(row_12_rotated_password)
     fault_proxy_cut(proxy);
     SCRATCH_UNTIL(1000, rows_redis_is(&holder.client, "down") &&
                             strstr(line_client_string(&holder.client, "redis_error"), "WRONGPASS"));
-    rows_expect_refused(&holder.client, "more", "errRedisUnavailable", 250 + BENCH_NOISE_MS);
+    rows_expect_refused(&holder.client, "more", "errRedisUnavailable", 250 + ROWS_NOISE_MS);
     ck_assert_ptr_nonnull(strstr(line_client_string(&holder.client, "message"), "WRONGPASS"));
     rows_expect_held(&holder, 500);
     // Attempts with growing pauses: a dozen would be 10 ms, 20 ms, ... 20 s.
