@@ -5,13 +5,15 @@
 // When it won: Redis says so itself, by TIME in the script that takes the key, and wall clock and
 // CLOCK_BOOTTIME are read together to convert it; the answer may be late on a busy machine, and may
 // have waited in a stopped Redis. A Redis whose clock is faked cannot say anything outside the time
-// between question and answer.
+// between question and answer. It waits for each answer without end: an attempt that was given up
+// would be executed all the same, by a Redis that stood still.
 
 #include <hiredis/hiredis.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 
 #include "tests/tool/rival.h"
@@ -19,7 +21,6 @@
 
 enum {
     EVERY_MS = 2,
-    REDIS_PATIENCE_S = 1,
 };
 
 struct rival {
@@ -27,6 +28,7 @@ struct rival {
     char redis_socket[SCRATCH_MAX_PATH];
     char key[64];
     redisContext *redis; // of the thread
+    atomic_int fd;       // its socket, to be shut down at the end
     atomic_llong attempts;
     atomic_llong won_ms;
     atomic_bool ending;
@@ -45,11 +47,9 @@ static int64_t clock_us(clockid_t clock)
 
 static void connect_redis(struct rival *rival)
 {
-    struct timeval patience = {.tv_sec = REDIS_PATIENCE_S};
-
     rival->redis = redisConnectUnix(rival->redis_socket);
     if (rival->redis && rival->redis->err == 0) {
-        redisSetTimeout(rival->redis, patience);
+        rival->fd = rival->redis->fd;
         return;
     }
     if (rival->redis)
@@ -78,6 +78,7 @@ static void attempt(struct rival *rival)
         return;
     reply = redisCommand(rival->redis, "EVAL %s 1 lock:%s", script, rival->key);
     if (!reply) {
+        rival->fd = -1;
         redisFree(rival->redis);
         rival->redis = NULL;
         return;
@@ -108,6 +109,7 @@ struct rival *rival_new(const char *redis_socket, const char *key)
     ck_assert_ptr_nonnull(rival);
     strcpy(rival->redis_socket, redis_socket);
     strcpy(rival->key, key);
+    rival->fd = -1;
     ck_assert_int_eq(pthread_create(&rival->thread, NULL, run, rival), 0);
     SCRATCH_UNTIL(5000, rival->attempts > 0);
     return rival;
@@ -118,6 +120,7 @@ struct rival *rival_free(struct rival *rival)
     if (!rival)
         return NULL;
     rival->ending = true;
+    shutdown(rival->fd, SHUT_RDWR); // it may wait for a Redis that stands still
     pthread_join(rival->thread, NULL);
     free(rival);
     return NULL;
