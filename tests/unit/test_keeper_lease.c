@@ -466,6 +466,34 @@ START_TEST(a_release_with_a_heartbeat_on_its_way)
 }
 END_TEST
 
+// The heartbeat's answer comes when its lease is gone, and its slot is another's.
+START_TEST(an_answer_for_the_slots_former_lease)
+{
+    static const enum store_outcome outcomes[] = {STORE_NOT_OWNER, STORE_OK, STORE_LOST};
+    struct fake_call *call = renewing("");
+    struct rig_lease next;
+
+    fake_store_write(&rig.fake, call, rig.now_ms);
+    release(&a);
+    rig_complete(&rig, STORE_RELEASE, STORE_OK);
+    rig_expect(&a, "{'ok':true,'op':'release'}");
+    rig_acquire(&a, &next, "another", NOTIFY);
+    ck_assert_int_eq(next.call->lease, call->lease);
+    rig_pass(&rig, 1);
+    complete(call, outcomes[_i]);
+    rig_expect_nothing(&a);
+    // Its own heartbeat comes in its own time.
+    rig_at(&rig, RIG_START + 2 * RIG_P);
+    call = fake_store_expect(&rig.fake, STORE_RENEW);
+    rig_expect_no_call(&rig);
+    ck_assert_int_eq(call->due_by_ms, RIG_START + RIG_P + RIG_D);
+    complete(call, STORE_OK);
+    rig_expect(&a, "{'event':'renewed','key':'another','valid_until_ms':%lld}",
+               (long long)(RIG_START + 2 * RIG_P + RIG_VALID));
+    rig_release(&a, &next);
+}
+END_TEST
+
 START_TEST(another_connection_releases)
 {
     size_t calls;
@@ -576,6 +604,7 @@ static Suite *suite(void)
     tcase_add_loop_test(tcase, a_release_without_an_answer, 0, 10);
     tcase_add_test(tcase, a_release_of_nothing);
     tcase_add_loop_test(tcase, a_release_with_a_heartbeat_on_its_way, 0, 3);
+    tcase_add_loop_test(tcase, an_answer_for_the_slots_former_lease, 0, 3);
     tcase_add_loop_test(tcase, another_connection_releases, 0, 2);
     tcase_add_test(tcase, another_connection_releases_what_was_revoked);
     tcase_add_loop_test(tcase, a_releaser_that_leaves, 0, 8);
