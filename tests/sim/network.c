@@ -138,6 +138,7 @@ void net_close(struct world *world, uint32_t number)
     struct sim_conn *conn = &world->conns[number];
 
     conn->closed = true;
+    conn->closed_us = world->now_us;
     drop_all(world, &conn->in);
     if (!conn->out.first)
         return;

@@ -230,16 +230,27 @@ static void hello(struct world *world, struct sim_conn *conn, struct sim_message
 static void kill_client(struct world *world, struct sim_message *message)
 {
     message->refused = world->redis.nokill_until_us > world->now_us;
-    if (message->refused)
-        return;
     for (uint32_t i = 0; i < SIM_CONNS; i++) {
         struct sim_conn *conn = &world->conns[i];
         if (!conn->used || conn->run != world->redis.run || conn->id != message->id)
             continue;
-        conn->killed = true;
         if (!conn->closed)
             world_broken(world, "CLIENT KILL hit a connection that is in use");
+        conn->spared |= message->refused;
+        conn->killed |= !message->refused;
     }
+}
+
+// Where KILL is refused a sidecar repeats its deletes for T + C. What arrives later still lives for a
+// TTL; nobody can help it.
+static void excuse_late_bytes(struct world *world, const struct sim_conn *conn,
+                              const struct sim_item *item)
+{
+    int64_t repeated_us = (item->ttl_ms + lease_call_ms(item->ttl_ms)) * 1000;
+
+    if (conn->spared && item->outcome == STORE_OK &&
+        world->now_us > conn->closed_us + repeated_us - world->lock_ttl_ms * 1000 / 12)
+        world_record(world, (struct history_record){.kind = HISTORY_FORFEIT, .key = item->key + 1});
 }
 
 static void execute(struct world *world, uint32_t number, struct sim_message *message)
@@ -258,6 +269,8 @@ static void execute(struct world *world, uint32_t number, struct sim_message *me
         else if (message->kind == SIM_RELEASE)
             release(world, item);
     }
+    if (message->kind == SIM_ACQUIRE)
+        excuse_late_bytes(world, conn, &message->items[0]);
     if (message->kind == SIM_HELLO)
         hello(world, conn, message);
     else if (message->kind == SIM_KILL)

@@ -172,7 +172,9 @@ struct sim_conn {
     uint32_t host;
     bool used;
     bool closed; // by the host
-    bool reset;  // by Redis: seen by the host when it looks
+    bool spared; // CLIENT KILL of it was refused
+    int64_t closed_us;
+    bool reset; // by Redis: seen by the host when it looks
     bool killed;
 };
 

@@ -93,7 +93,7 @@ static void on_client_releases(struct history *history, const struct history_rec
     if (!lease)
         return;
     history_stops(lease, record->at_us);
-    lease->expires = false; // whoever releases it wants it gone
+    lease->released = true;
 }
 
 static void on_client_leaves(struct history *history, const struct history_record *record)

@@ -53,7 +53,7 @@ static void check_told(struct history *history, const struct history_record *rec
 
     if (!lease->granted || lease->lost || !history_is_up(history, lease->sidecar))
         return;
-    if (lease->free_from_us <= record->at_us && !lease->expires)
+    if (lease->free_from_us <= record->at_us && (lease->released || !lease->expires))
         return;
     if (lease->end == HISTORY_TOLD && lease->safe_until_us > 0) {
         if (slack_us < 0)

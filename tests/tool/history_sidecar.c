@@ -352,7 +352,7 @@ bool history_may_free(const struct tracked *lease, int64_t at_us)
 {
     if (!lease->granted || at_us >= lease->published_us)
         return true;
-    return !lease->expires && at_us >= lease->free_from_us;
+    return (lease->released || !lease->expires) && at_us >= lease->free_from_us;
 }
 
 static void on_sent_delete(struct history *history, const struct history_record *record)

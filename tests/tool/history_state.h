@@ -37,6 +37,7 @@ struct tracked {
     bool released_live;  // and that ended it
     bool freed_by_other; // and it came on another connection
     bool eof;            // the sidecar has read the end of its client's input
+    bool released;       // its client has sent a release, which may never be read
     bool acts;
     bool expires;
     bool in_finished;
