@@ -219,7 +219,7 @@ START_TEST(row_11_failover)
         10000, strstr(private_redis_string(&second, "INFO replication"), "master_link_status:up"));
     rows_start("3s");
     rows_hold(&holder, "moved", "");
-    ck_assert_int_eq(private_redis_int(&redis, "WAIT 1 1000"), 1);
+    SCRATCH_UNTIL(2000, private_redis_int(&second, "EXISTS lock:moved") == 1);
     private_redis_run(&second, "REPLICAOF NO ONE");
     private_redis_run(&redis, "REPLICAOF 127.0.0.1 %d", second.port);
     fault_proxy_redirect(proxy, second.socket);

@@ -392,7 +392,8 @@ START_TEST(row_16_hostile_reply)
                                          .bytes = bytes, .length = length});
     rows_expect_refused(&client, "hostile", "errRedisUnavailable", 250 + ROWS_NOISE_MS);
     // The connection was dropped; what the hostile reply may have left is cleaned, the rest goes on.
-    SCRATCH_UNTIL(250 + ROWS_NOISE_MS, fault_proxy_connections(proxy) >= 2);
+    // At once, or when it stays unfinished for four times C.
+    SCRATCH_UNTIL(1000 + ROWS_NOISE_MS, fault_proxy_connections(proxy) >= 2);
     rows_await_up(&client);
     SCRATCH_UNTIL(500, !bench_exists("hostile"));
     line_client_release(&client, &lease);
