@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// xorshift64*: all of a run's chance comes from one of these.
+// xorshift64*: all of a run's chance comes from one of these. No two draws stand in one expression or
+// argument list: compilers differ in which goes first, and a seed must mean the same to all.
 
 #include "tests/sim/sim.h"
 

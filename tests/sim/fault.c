@@ -165,19 +165,25 @@ static bool delete_key(struct world *world)
 
 static bool foreign(struct world *world)
 {
-    redis_take(world, some_key(world), SIM_STRANGER, chance_between(&world->chance, 1, 500));
+    int64_t ttl_ms = chance_between(&world->chance, 1, 500);
+
+    redis_take(world, some_key(world), SIM_STRANGER, ttl_ms);
     return true;
 }
 
 static bool wrong_type(struct world *world)
 {
-    redis_take(world, some_key(world), SIM_HASH, chance_between(&world->chance, 1, 500));
+    int64_t ttl_ms = chance_between(&world->chance, 1, 500);
+
+    redis_take(world, some_key(world), SIM_HASH, ttl_ms);
     return true;
 }
 
 static bool shorten(struct world *world)
 {
-    redis_set_ttl(world, some_key(world), chance_between(&world->chance, 0, 300));
+    int64_t ttl_ms = chance_between(&world->chance, 0, 300);
+
+    redis_set_ttl(world, some_key(world), ttl_ms);
     return true;
 }
 
