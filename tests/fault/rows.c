@@ -188,6 +188,8 @@ struct line_client rows_connect(void)
     struct line_client client;
 
     line_client_connect(&client, sidecar.socket);
+    if (rows_long())
+        client.timeout_ms = 60000;
     return client;
 }
 
