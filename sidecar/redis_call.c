@@ -15,7 +15,7 @@
 #include "sidecar/redis_call.h"
 #include "sidecar/value.h"
 
-static const char counter[] = "lock-keeper:fence\x1f";
+const char redis_call_counter[] = "lock-keeper:fence\x1f";
 
 static const enum redis_script_name scripts[] = {
     [REDIS_CALL_ACQUIRE] = REDIS_SCRIPT_ACQUIRE,
@@ -150,7 +150,7 @@ void redis_call_set_acquire(struct redis_call *call, const char *prefix,
     call->arguments = 8;
     append_number(tail, 2);
     append_key(tail, prefix, acquire->key, acquire->key_length);
-    append_key(tail, counter, prefix, strlen(prefix));
+    append_key(tail, redis_call_counter, prefix, strlen(prefix));
     append_head(tail, &acquire->token);
     append_number(tail, acquire->ttl_ms);
     append_number(tail, acquire->deadline_ms);

@@ -73,6 +73,9 @@ void redis_batch_add(struct redis_batch *batch, struct redis_call_member member,
 // Puts what was added into call->tail, and empties the two buffers for the next one.
 void redis_batch_end(struct redis_batch *batch);
 
+// What stands before the prefix in the name of the counter of fencing tokens.
+extern const char redis_call_counter[];
+
 // EVALSHA (or EVAL) and the call's arguments.
 void redis_call_write(const struct redis_call *call, struct buf *out);
 // Another command: count NUL-terminated words.

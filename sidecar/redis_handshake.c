@@ -6,13 +6,18 @@
 // must succeed. The name, the client's id and INFO are worth having but an ACL may forbid them: then
 // the store knows less (see redis_lost.h) and says so once for each connection. The scripts are
 // loaded so that a new server does not answer NOSCRIPT to a whole pipeline of calls, whose repeats
-// would then overtake each other. PING is asked because it is refused whenever locks would be (LOADING, MASTERDOWN, a busy script), so the store
-// does not come up only to see every call fail.
+// would then overtake each other. PING is asked because it is refused whenever locks would be
+// (LOADING, MASTERDOWN, a busy script), so the store does not come up only to see every call fail.
+//
+// What people should know is asked on the way and only logged: whether the eviction policy may take
+// locks away, whether Redis' clock is off (whoever corrects it by a step moves every expiry), and
+// which of the commands that locks need are forbidden, by name.
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "sidecar/log.h"
@@ -21,13 +26,22 @@
 
 enum {
     MAX_PASSWORD = 4096,
+    MAX_CLOCK_DIFFERENCE_MS = 500,
 };
+
+// No client key has a control character in it, so this is none.
+static const char probe_key[] = "\x1f"
+                                "check";
+static const char nobody[] = "9223372036854775807"; // a client's id that is never reached
 
 static const char *const step_names[REDIS_HANDSHAKE_STEPS] = {
     [REDIS_HANDSHAKE_AUTH] = "AUTH",           [REDIS_HANDSHAKE_SELECT] = "SELECT",
     [REDIS_HANDSHAKE_NAME] = "CLIENT SETNAME", [REDIS_HANDSHAKE_ID] = "CLIENT ID",
     [REDIS_HANDSHAKE_SERVER] = "INFO server",  [REDIS_HANDSHAKE_ROLE] = "INFO replication",
-    [REDIS_HANDSHAKE_LOAD] = "SCRIPT LOAD",    [REDIS_HANDSHAKE_PING] = "PING",
+    [REDIS_HANDSHAKE_LOAD] = "SCRIPT LOAD",    [REDIS_HANDSHAKE_MEMORY] = "INFO memory",
+    [REDIS_HANDSHAKE_TIME] = "TIME",           [REDIS_HANDSHAKE_CHECK] = "EVALSHA",
+    [REDIS_HANDSHAKE_EVAL] = "EVAL",           [REDIS_HANDSHAKE_KILL] = "CLIENT KILL",
+    [REDIS_HANDSHAKE_PING] = "PING",
 };
 
 // Errors by which no command can work, against those that forbid one command.
@@ -95,15 +109,65 @@ static int begin_auth(const struct redis_url *url, const char *password_file, st
     return r < 0 ? r : 1;
 }
 
+static int64_t wall_us(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+static void write_check(const char *key_prefix, struct buf *out)
+{
+    char probe[256], counter[256];
+
+    snprintf(probe, sizeof probe, "%s%s", key_prefix, probe_key);
+    snprintf(counter, sizeof counter, "%s%s", redis_call_counter, key_prefix);
+    redis_call_write_words(out,
+                           (const char *const[]){"EVALSHA", redis_scripts[REDIS_SCRIPT_CHECK].sha,
+                                                 "2", probe, counter},
+                           5);
+}
+
+// The questions that need no arguments of ours, before and after the scripts are loaded.
+static const struct question {
+    enum redis_handshake_step step;
+    const char *words[4];
+} questions[] = {
+    {REDIS_HANDSHAKE_NAME, {"CLIENT", "SETNAME", "lock-keeper"}},
+    {REDIS_HANDSHAKE_ID, {"CLIENT", "ID"}},
+    {REDIS_HANDSHAKE_SERVER, {"INFO", "server"}},
+    {REDIS_HANDSHAKE_ROLE, {"INFO", "replication"}},
+    {REDIS_HANDSHAKE_MEMORY, {"INFO", "memory"}},
+    {REDIS_HANDSHAKE_TIME, {"TIME"}},
+    {REDIS_HANDSHAKE_EVAL, {"EVAL", "return 0", "0"}},
+    {REDIS_HANDSHAKE_KILL, {"CLIENT", "KILL", "ID", nobody}},
+};
+
+static int ask_questions(struct buf *out, enum redis_handshake_step *steps)
+{
+    int count = 0;
+
+    for (size_t i = 0; i < sizeof questions / sizeof questions[0]; i++) {
+        int words = 0;
+
+        while (words < 4 && questions[i].words[words])
+            words++;
+        redis_call_write_words(out, questions[i].words, words);
+        steps[count++] = questions[i].step;
+    }
+    return count;
+}
+
 int redis_handshake_begin(struct redis_handshake *handshake, const struct redis_url *url,
-                          const char *password_file, struct buf *out,
+                          const char *password_file, const char *key_prefix, struct buf *out,
                           enum redis_handshake_step steps[REDIS_HANDSHAKE_MAX_REPLIES], char *error,
                           size_t error_size)
 {
     int count = 0;
     int r;
 
-    *handshake = (struct redis_handshake){0};
+    *handshake = (struct redis_handshake){.began_us = wall_us()};
     r = begin_auth(url, password_file, out, error, error_size);
     if (r < 0)
         return r;
@@ -116,19 +180,14 @@ int redis_handshake_begin(struct redis_handshake *handshake, const struct redis_
         redis_call_write_words(out, (const char *const[]){"SELECT", database}, 2);
         steps[count++] = REDIS_HANDSHAKE_SELECT;
     }
-    redis_call_write_words(out, (const char *const[]){"CLIENT", "SETNAME", "lock-keeper"}, 3);
-    steps[count++] = REDIS_HANDSHAKE_NAME;
-    redis_call_write_words(out, (const char *const[]){"CLIENT", "ID"}, 2);
-    steps[count++] = REDIS_HANDSHAKE_ID;
-    redis_call_write_words(out, (const char *const[]){"INFO", "server"}, 2);
-    steps[count++] = REDIS_HANDSHAKE_SERVER;
-    redis_call_write_words(out, (const char *const[]){"INFO", "replication"}, 2);
-    steps[count++] = REDIS_HANDSHAKE_ROLE;
+    count += ask_questions(out, steps + count);
     for (int i = 0; i < REDIS_SCRIPT_COUNT; i++) {
         redis_call_write_words(out, (const char *const[]){"SCRIPT", "LOAD", redis_scripts[i].text},
                                3);
         steps[count++] = REDIS_HANDSHAKE_LOAD;
     }
+    write_check(key_prefix, out);
+    steps[count++] = REDIS_HANDSHAKE_CHECK;
     redis_call_write_words(out, (const char *const[]){"PING"}, 1);
     steps[count++] = REDIS_HANDSHAKE_PING;
     return count;
@@ -165,28 +224,84 @@ static bool is_fatal(enum redis_handshake_step step, const struct redis_reply *r
     return false;
 }
 
-int redis_handshake_answer(struct redis_handshake *handshake, enum redis_handshake_step step,
-                           const struct redis_reply *reply, char *error, size_t error_size)
-{
-    if (redis_reply_is(reply, REDIS_REPLY_IS_ERROR)) {
-        char words[REDIS_REPLY_WORDS_SIZE];
+// ---- What is only logged ----
 
-        redis_reply_words(reply, words);
-        if (is_fatal(step, reply)) {
-            snprintf(error, error_size, "%s", words);
-            return -EACCES;
-        }
-        log_warn("Redis refuses a command of the handshake",
-                 LOG_FIELD_STR("command", step_names[step]), LOG_FIELD_STR("error", words));
-        return 0;
-    }
+static void warn_of_policy(const struct redis_reply *reply)
+{
+    char policy[32] = "";
+
+    take_field(reply, "maxmemory_policy", policy, sizeof policy);
+    if (policy[0] && strcmp(policy, "noeviction") != 0)
+        log_warn("this Redis may evict locks when its memory is full: set maxmemory-policy to "
+                 "noeviction",
+                 LOG_FIELD_STR("policy", policy));
+}
+
+// It was read between the beginning of the handshake and now.
+static void warn_of_clock(const struct redis_handshake *handshake, const struct redis_reply *reply)
+{
+    int64_t redis_us, now_us = wall_us(), ahead_ms;
+
+    if (reply->length != 2 || !redis_reply_is(&reply->elements[0], REDIS_REPLY_IS_STRING) ||
+        !redis_reply_is(&reply->elements[1], REDIS_REPLY_IS_STRING))
+        return;
+    redis_us = strtoll(reply->elements[0].string, NULL, 10) % INT64_C(100000000000) * 1000000 +
+               strtoll(reply->elements[1].string, NULL, 10) % 1000000;
+    ahead_ms = (redis_us > now_us                ? redis_us - now_us
+                : redis_us < handshake->began_us ? redis_us - handshake->began_us
+                                                 : 0) /
+               1000;
+    if (ahead_ms > MAX_CLOCK_DIFFERENCE_MS || ahead_ms < -MAX_CLOCK_DIFFERENCE_MS)
+        log_warn("Redis' clock differs from this host's: locks expire by Redis' clock, and a step "
+                 "that corrects it moves every expiry",
+                 LOG_FIELD_INT("redis_ahead_ms", ahead_ms));
+}
+
+static void warn_of_forbidden(const struct redis_reply *reply)
+{
+    if (reply->length > 0)
+        log_warn("Redis forbids this user commands that locks need",
+                 LOG_FIELD_BYTES("commands", reply->string, reply->length));
+}
+
+static void take_answer(struct redis_handshake *handshake, enum redis_handshake_step step,
+                        const struct redis_reply *reply)
+{
     if (step == REDIS_HANDSHAKE_ID && redis_reply_is(reply, REDIS_REPLY_IS_INTEGER))
         handshake->client_id = reply->integer;
-    if (step == REDIS_HANDSHAKE_SERVER && redis_reply_is(reply, REDIS_REPLY_IS_STRING)) {
+    if (step == REDIS_HANDSHAKE_TIME && redis_reply_is(reply, REDIS_REPLY_IS_ARRAY))
+        warn_of_clock(handshake, reply);
+    if (!redis_reply_is(reply, REDIS_REPLY_IS_STRING))
+        return;
+    if (step == REDIS_HANDSHAKE_SERVER) {
         take_field(reply, "run_id", handshake->run_id, sizeof handshake->run_id);
         take_field(reply, "redis_version", handshake->version, sizeof handshake->version);
     }
-    if (step == REDIS_HANDSHAKE_ROLE && redis_reply_is(reply, REDIS_REPLY_IS_STRING))
+    if (step == REDIS_HANDSHAKE_ROLE)
         take_field(reply, "role", handshake->role, sizeof handshake->role);
+    if (step == REDIS_HANDSHAKE_MEMORY)
+        warn_of_policy(reply);
+    if (step == REDIS_HANDSHAKE_CHECK)
+        warn_of_forbidden(reply);
+}
+
+int redis_handshake_answer(struct redis_handshake *handshake, enum redis_handshake_step step,
+                           const struct redis_reply *reply, char *error, size_t error_size)
+{
+    char words[REDIS_REPLY_WORDS_SIZE];
+
+    if (!redis_reply_is(reply, REDIS_REPLY_IS_ERROR)) {
+        take_answer(handshake, step, reply);
+        return 0;
+    }
+    redis_reply_words(reply, words);
+    if (is_fatal(step, reply)) {
+        snprintf(error, error_size, "%s", words);
+        return -EACCES;
+    }
+    // Without SCRIPT LOAD, which has been told, the check is not there.
+    if (!redis_reply_is_error(reply, "NOSCRIPT"))
+        log_warn("Redis refuses a command of the handshake",
+                 LOG_FIELD_STR("command", step_names[step]), LOG_FIELD_STR("error", words));
     return 0;
 }

@@ -18,9 +18,14 @@ enum redis_handshake_step {
     REDIS_HANDSHAKE_SERVER,
     REDIS_HANDSHAKE_ROLE,
     REDIS_HANDSHAKE_LOAD, // as often as there are scripts
+    REDIS_HANDSHAKE_MEMORY,
+    REDIS_HANDSHAKE_TIME,
+    REDIS_HANDSHAKE_CHECK,
+    REDIS_HANDSHAKE_EVAL,
+    REDIS_HANDSHAKE_KILL,
     REDIS_HANDSHAKE_PING,
     REDIS_HANDSHAKE_STEPS,
-    REDIS_HANDSHAKE_MAX_REPLIES = 16,
+    REDIS_HANDSHAKE_MAX_REPLIES = 20,
 };
 
 struct redis_handshake {
@@ -28,12 +33,14 @@ struct redis_handshake {
     char run_id[48];   // "": unknown
     char version[24];  // "": unknown
     char role[16];     // "": unknown
+    int64_t
+        began_us; // by this host's wall clock, to compare Redis' with; no decision is made by it
 };
 
 // Begins anew: writes every command into out, and the steps whose replies will come, in their order,
 // into steps. Returns their number, or a negative errno with the words in error (the password file).
 int redis_handshake_begin(struct redis_handshake *handshake, const struct redis_url *url,
-                          const char *password_file, struct buf *out,
+                          const char *password_file, const char *key_prefix, struct buf *out,
                           enum redis_handshake_step steps[REDIS_HANDSHAKE_MAX_REPLIES], char *error,
                           size_t error_size);
 

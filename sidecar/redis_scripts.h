@@ -9,6 +9,7 @@ enum redis_script_name {
     REDIS_SCRIPT_ACQUIRE,
     REDIS_SCRIPT_RENEW,
     REDIS_SCRIPT_RELEASE,
+    REDIS_SCRIPT_CHECK,
     REDIS_SCRIPT_COUNT,
 };
 

@@ -238,9 +238,9 @@ static void on_opened(void *context, int64_t now_ms)
     store->address = (store->address + store->tried) % store->addresses.count;
     store->tried = 0;
     store->link = STORE_REDIS_GREETING;
-    count =
-        redis_handshake_begin(&store->handshake, &store->options.url, store->options.password_file,
-                              &store->connection.output, steps, error, sizeof error);
+    count = redis_handshake_begin(&store->handshake, &store->options.url,
+                                  store->options.password_file, store->options.key_prefix,
+                                  &store->connection.output, steps, error, sizeof error);
     if (count < 0) {
         store_redis_lose(store, error, now_ms);
         return;

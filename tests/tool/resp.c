@@ -84,6 +84,7 @@ enum resp_kind resp_kind_of(const char *request, size_t length)
         [REDIS_SCRIPT_ACQUIRE] = RESP_ACQUIRE,
         [REDIS_SCRIPT_RENEW] = RESP_RENEW,
         [REDIS_SCRIPT_RELEASE] = RESP_RELEASE,
+        [REDIS_SCRIPT_CHECK] = RESP_OTHER,
     };
     size_t at = 0, size = 0, name_size = 0;
     const char *name = next_word(request, length, &at, &name_size);
