@@ -7,7 +7,7 @@
 //     core_store.c     every call is looked at when it is made, and answered as the input says
 //
 // A grant is a lease as its client knows it: made by the acquire's reply, live until that client was
-// told otherwise, released it, or went.
+// told otherwise, released it, or went. A key that may be in Redis is known by its token.
 #pragma once
 
 #include <stdbool.h>
@@ -29,10 +29,19 @@ struct core_call {
     enum store_op op;
     uint32_t lease;
     uint32_t generation;
-    struct message_token token; // of a renewal: once it is written
+    struct message_token token;
     bool written;
     bool timed_out; // a renewal that may be answered yet
     int64_t sent_at_ms;
+};
+
+// What Redis may hold of one acquire.
+struct core_key {
+    struct message_token token;
+    bool exists;    // or may yet
+    bool uncertain; // its acquire had no answer: it may be executed after a delete, too
+    int64_t ttl_ms;
+    int64_t until_ms; // by then it has run out by itself, by the sidecar's clock
 };
 
 struct core_grant {
@@ -49,13 +58,16 @@ struct core_grant {
     int64_t deadline_ms;
     int64_t promised_ms; // valid_until
     int64_t offered_ms;  // what the answer that is just being told makes of it
+    int64_t beat_by_ms;  // the next heartbeat
+    int64_t retry_ms;    // not before it, after one that failed
+    bool lost;           // Redis said so
 };
 
 // A line whose reply is still to come.
 struct core_request {
     struct message_id id;
     enum wire_op op;
-    char key[WIRE_MAX_KEY + 1];
+    char about[WIRE_MAX_KEY + 1]; // the key, or the lease's digits: its reply names it
     bool expires;
 };
 
@@ -74,12 +86,15 @@ struct core {
     struct keeper keeper;
     int64_t now_ms;
     uint64_t seed;
-    bool submitting; // no hook may be called
     struct core_client clients[CORE_CLIENTS];
     struct core_call calls[CORE_CALLS]; // not completed yet
     size_t call_count;
+    const struct core_call *answered; // the call whose answer is being told
     struct core_grant grants[CORE_GRANTS];
     size_t grant_count;
+    struct core_key keys[CORE_GRANTS];
+    size_t key_count;
+    bool shut; // keeper_shutdown was called
 };
 
 // ---- core_clients.c ----
@@ -96,7 +111,8 @@ void core_read(struct core *core, int number, bool stalled);
 struct core_grant *core_find_grant(struct core *core, const struct message_token *token);
 // A grant of the key that its client may act on, or NULL.
 struct core_grant *core_find_live(struct core *core, const char *key);
-// What is true of grants once all that is due was swept.
+// What is true of grants after each step, and once all that is due was swept.
+void core_check_grants(struct core *core);
 void core_check_swept(struct core *core);
 
 // ---- core_store.c ----
@@ -110,6 +126,10 @@ struct core_answer {
 };
 
 void core_store_init(struct core *core);
+// A key that may be in Redis is not forgotten before it has run out.
+void core_check_keys(const struct core *core);
+// A renewal of the lease is with the store, and has not timed out.
+bool core_is_renewing(const struct core *core, const struct message_token *token);
 void core_write(struct core *core, size_t index);
 // Completes the call, in the way next to this one that store.h allows.
 void core_complete(struct core *core, size_t index, const struct core_answer *answer);

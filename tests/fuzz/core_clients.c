@@ -33,14 +33,36 @@ struct core_grant *core_find_live(struct core *core, const char *key)
     return NULL;
 }
 
+static int64_t revoke_at(const struct core *core, const struct core_grant *grant)
+{
+    return grant->promised_ms - lease_margin_ms(&core->keeper.options.rules, grant->ttl_ms);
+}
+
+void core_check_grants(struct core *core)
+{
+    bool shut = core->shut && core->keeper.walk == KEEPER_WALK_NONE;
+
+    for (size_t i = 0; i < core->grant_count; i++) {
+        const struct core_grant *grant = &core->grants[i];
+
+        if (!grant->live)
+            continue;
+        FUZZ_CHECK(!shut && core->clients[grant->client].open);
+        FUZZ_CHECK(!core->clients[grant->client].session.input_ended);
+        FUZZ_CHECK(table_find_token(&core->keeper.table, &grant->token) != SLOT_NONE);
+    }
+}
+
 void core_check_swept(struct core *core)
 {
     for (size_t i = 0; i < core->grant_count; i++) {
         const struct core_grant *grant = &core->grants[i];
-        int64_t margin_ms = lease_margin_ms(&core->keeper.options.rules, grant->ttl_ms);
 
-        FUZZ_CHECK(!grant->live || (core->now_ms < grant->promised_ms - margin_ms &&
-                                    core->now_ms < grant->granted_ms + grant->deadline_ms));
+        if (!grant->live)
+            continue;
+        FUZZ_CHECK(core->now_ms < revoke_at(core, grant));
+        FUZZ_CHECK(core->now_ms < grant->granted_ms + grant->deadline_ms);
+        FUZZ_CHECK(core->now_ms < grant->beat_by_ms || core_is_renewing(core, &grant->token));
     }
 }
 
@@ -79,8 +101,10 @@ static void take_grant(struct core_client *client, const struct core_request *re
     struct core_grant *grant = &core->grants[core->grant_count];
 
     FUZZ_CHECK(core->grant_count < CORE_GRANTS && !core_find_grant(core, &token));
-    FUZZ_CHECK(strcmp(string(line, "key"), request->key) == 0);
-    FUZZ_CHECK(!core_find_live(core, request->key));
+    FUZZ_CHECK(strcmp(string(line, "key"), request->about) == 0);
+    FUZZ_CHECK(!core_find_live(core, request->about));
+    FUZZ_CHECK(core->answered && core->answered->op == STORE_ACQUIRE &&
+               memcmp(&core->answered->token, &token, sizeof token) == 0);
     *grant = (struct core_grant){
         .token = token,
         .client = (int)(client - core->clients),
@@ -92,10 +116,33 @@ static void take_grant(struct core_client *client, const struct core_request *re
         .deadline_ms = integer(line, "deadline_ms"),
         .promised_ms = integer(line, "valid_until_ms"),
     };
-    strcpy(grant->key, request->key);
-    FUZZ_CHECK(grant->promised_ms > core->now_ms && integer(line, "waited_ms") >= 0);
+    strcpy(grant->key, request->about);
+    grant->beat_by_ms = core->answered->sent_at_ms + grant->ttl_ms / 3;
+    FUZZ_CHECK(grant->promised_ms ==
+               core->answered->sent_at_ms + grant->ttl_ms - (grant->ttl_ms / 100 + 2));
+    FUZZ_CHECK(core->now_ms < revoke_at(core, grant) && integer(line, "waited_ms") >= 0);
     FUZZ_CHECK(integer(line, "fence") == core->keeper.fence_floor);
     core->grant_count++;
+}
+
+static bool is_reason(const struct core *core, const struct core_grant *grant, int reason)
+{
+    switch (reason) {
+    case WIRE_REASON_LOST:
+        return grant->lost;
+    case WIRE_REASON_UNREACHABLE:
+        return core->now_ms >= revoke_at(core, grant);
+    case WIRE_REASON_DEADLINE:
+        return core->now_ms >= grant->granted_ms + grant->deadline_ms;
+    case WIRE_REASON_SHUTDOWN:
+        return core->shut;
+    case WIRE_REASON_RELEASED:
+        return grant->release_began;
+    case WIRE_REASON_EOF:
+        return core->clients[grant->client].session.input_ended;
+    default:
+        return false;
+    }
 }
 
 static void check_revoked(const struct core_client *client, struct core_grant *grant,
@@ -106,7 +153,8 @@ static void check_revoked(const struct core_client *client, struct core_grant *g
     bool promises = reason == WIRE_REASON_UNREACHABLE || reason == WIRE_REASON_DEADLINE ||
                     reason == WIRE_REASON_SHUTDOWN;
 
-    FUZZ_CHECK(reason >= 0 && strcmp(string(line, "error"), "errLostActorLock") == 0);
+    FUZZ_CHECK(is_reason(client->core, grant, reason));
+    FUZZ_CHECK(strcmp(string(line, "error"), "errLostActorLock") == 0);
     FUZZ_CHECK(integer(line, "valid_until_ms") == grant->promised_ms);
     FUZZ_CHECK(integer(line, "safe_ms") == (promises && left_ms > 0 ? left_ms : 0));
     FUZZ_CHECK(integer(line, "held_ms") == client->core->now_ms - grant->granted_ms);
@@ -156,24 +204,37 @@ static bool echoes(const struct core_request *request, const json_t *line)
     return id == NULL && request->id.kind == MESSAGE_ID_NONE;
 }
 
+// Which of the requests that look alike it answers: the oldest that is about the same key or lease.
+// A reply that names none comes at once, so it is to the newest; and those that wait are cancelled
+// while the oldest of them is with the store.
+static size_t find_request(const struct core_client *client, const json_t *line)
+{
+    const char *lease = json_string_value(json_object_get(line, "lease"));
+    const char *key = json_string_value(json_object_get(line, "key"));
+    const char *op = json_string_value(json_object_get(line, "op"));
+    const char *error = json_string_value(json_object_get(line, "error"));
+    const char *about = op && strcmp(op, "release") == 0 ? lease : key;
+    bool newest = !about || (error && strcmp(error, "errCancelled") == 0);
+    size_t found = SIZE_MAX;
+
+    for (size_t i = 0; i < client->request_count && (newest || found == SIZE_MAX); i++)
+        if (echoes(&client->requests[i], line) &&
+            (!about || strcmp(client->requests[i].about, about) == 0))
+            found = i;
+    FUZZ_CHECK(found != SIZE_MAX);
+    return found;
+}
+
 static void check_reply(struct core_client *client, const json_t *line)
 {
     bool ok = json_is_true(json_object_get(line, "ok"));
-    size_t i = 0;
+    size_t i = find_request(client, line);
 
-    while (i < client->request_count && !echoes(&client->requests[i], line))
-        i++;
-    FUZZ_CHECK(i < client->request_count);
     if (!ok)
         FUZZ_CHECK(wire_find(wire_error_names, WIRE_ERROR_COUNT, string(line, "error")) >= 0 &&
                    string(line, "message")[0]);
-    if (ok && client->requests[i].op == WIRE_OP_ACQUIRE) {
-        // Of requests that look alike, the one for this key.
-        while (strcmp(client->requests[i].key, string(line, "key")) != 0 ||
-               !echoes(&client->requests[i], line))
-            FUZZ_CHECK(++i < client->request_count);
+    if (ok && client->requests[i].op == WIRE_OP_ACQUIRE)
         take_grant(client, &client->requests[i], line);
-    }
     client->request_count--;
     memmove(client->requests + i, client->requests + i + 1,
             (client->request_count - i) * sizeof client->requests[0]);
@@ -241,7 +302,7 @@ static struct core_request *await(struct core_client *client)
     FUZZ_CHECK(client->request_count <= CORE_REQUESTS);
     request->id.kind = MESSAGE_ID_NONE;
     request->op = WIRE_OP_COUNT;
-    request->key[0] = '\0';
+    request->about[0] = '\0';
     return request;
 }
 
@@ -250,30 +311,41 @@ static void check_unanswered(const struct core_client *client)
     FUZZ_CHECK(client->session.unanswered == client->request_count);
 }
 
-static void send_line(struct core *core, struct core_client *client, const char *line,
-                      size_t length)
+// Reads the line as the sidecar will, to know what its reply must say. The grant that it releases.
+static struct core_grant *foresee(struct core *core, struct core_request *request, const char *line,
+                                  size_t length)
 {
-    struct core_request *request = await(client);
-    struct core_grant *grant = NULL;
     struct message_request parsed;
     struct message_error error;
     bool refused = message_parse(line, length, &parsed, &error) != 0;
 
     request->id = parsed.id;
     request->op = parsed.op;
-    if (!refused) {
-        strcpy(request->key, parsed.key);
-        request->expires = parsed.on_disconnect == WIRE_DISCONNECT_EXPIRE;
-    }
-    if (!refused && parsed.op == WIRE_OP_RELEASE)
-        grant = core_find_grant(core, &parsed.lease);
+    request->expires = !refused && parsed.on_disconnect == WIRE_DISCONNECT_EXPIRE;
+    if (refused)
+        return NULL;
+    strcpy(request->about, parsed.key);
+    if (parsed.op != WIRE_OP_RELEASE)
+        return NULL;
+    message_token_format(&parsed.lease, request->about);
+    request->about[WIRE_LEASE_DIGITS] = '\0';
+    return core_find_grant(core, &parsed.lease);
+}
+
+static void send_line(struct core *core, struct core_client *client, const char *line,
+                      size_t length)
+{
+    struct core_grant *grant = foresee(core, await(client), line, length);
+
     if (grant)
         grant->release_began = true;
     dispatch_line(&core->keeper, &client->session, line, length, core->now_ms);
-    if (grant) {
-        grant->release_done = true;
-        grant->live = false;
-    }
+    if (!grant)
+        return;
+    // Who holds it and has not released it itself was told.
+    FUZZ_CHECK(!grant->live || &core->clients[grant->client] == client);
+    grant->release_done = true;
+    grant->live = false;
 }
 
 void core_send(struct core *core, int number, const char *line, size_t length)

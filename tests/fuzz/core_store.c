@@ -4,9 +4,10 @@
 // what store.h allows for its kind: an outcome of another kind becomes its neighbour, and what was
 // not written yet is written first (so that its send time is the latest that it could be).
 //
-// Checked at a submission: a key whose lease is live here is not asked for; a delete of a granted
-// lease comes after its release, its client's end or valid_until. At a renewal's write: its lease is
-// live, and in time.
+// Checked at a submission: a key whose lease is live here is not asked for; a lease has one renewal
+// at a time, and is live then; a delete of a granted lease comes after its release, its client's
+// end or valid_until. At a renewal's write: its lease is live, and in time. After each step: what may
+// be in Redis has a slot that knows it.
 
 #include <string.h>
 
@@ -27,6 +28,76 @@ static struct core_call *add(struct core *core, enum store_op op, uint32_t lease
     return call;
 }
 
+// ---- Keys in Redis ----
+
+static struct core_key *find_key(struct core *core, const struct message_token *token)
+{
+    for (size_t i = 0; i < core->key_count; i++)
+        if (memcmp(&core->keys[i].token, token, sizeof *token) == 0)
+            return &core->keys[i];
+    return NULL;
+}
+
+static void open_key(struct core *core, const struct message_token *token, int64_t ttl_ms)
+{
+    FUZZ_CHECK(core->key_count < CORE_GRANTS && !find_key(core, token));
+    core->keys[core->key_count++] = (struct core_key){.token = *token, .ttl_ms = ttl_ms};
+}
+
+// A send of an acquire or a renewal: the key may live for a TTL from now.
+static void key_sent(struct core *core, const struct core_call *call)
+{
+    struct core_key *key = find_key(core, &call->token);
+
+    if (call->op == STORE_RELEASE)
+        return;
+    key->exists |= call->op == STORE_ACQUIRE;
+    key->until_ms = core->now_ms + key->ttl_ms;
+}
+
+static void key_answered(struct core *core, const struct core_call *call,
+                         enum store_outcome outcome, bool certain)
+{
+    struct core_key *key = find_key(core, &call->token);
+    bool unknown = outcome == STORE_TIMEOUT || outcome == STORE_LOST;
+
+    if (call->op == STORE_ACQUIRE) {
+        key->uncertain = unknown;
+        key->exists = unknown || outcome == STORE_OK;
+    } else if (call->op == STORE_RENEW) {
+        key->exists &= outcome != STORE_NOT_OWNER;
+    } else if (outcome == STORE_OK || outcome == STORE_NOT_OWNER) {
+        key->exists &= key->uncertain && !certain;
+    }
+}
+
+void core_check_keys(const struct core *core)
+{
+    for (size_t i = 0; i < core->key_count; i++) {
+        const struct core_key *key = &core->keys[i];
+
+        // The sidecar's TTL is shorter than Redis', by the drift.
+        FUZZ_CHECK(!key->exists || core->now_ms >= key->until_ms - key->ttl_ms / 100 - 2 ||
+                   table_find_token(&core->keeper.table, &key->token) != SLOT_NONE);
+    }
+}
+
+bool core_is_renewing(const struct core *core, const struct message_token *token)
+{
+    uint32_t number = table_find_token(&core->keeper.table, token);
+
+    for (size_t i = 0; i < core->call_count && number != SLOT_NONE; i++) {
+        const struct core_call *call = &core->calls[i];
+
+        if (call->op == STORE_RENEW && call->lease == number && !call->timed_out &&
+            call->generation == table_slot(&core->keeper.table, number)->generation)
+            return true;
+    }
+    return false;
+}
+
+// ---- Submission ----
+
 static void on_acquire(struct store *store, const struct store_acquire *acquire, int64_t now_ms)
 {
     struct core *core = core_of(store);
@@ -39,9 +110,7 @@ static void on_acquire(struct store *store, const struct store_acquire *acquire,
     FUZZ_CHECK(acquire->ttl_ms >= WIRE_MIN_TTL && acquire->deadline_ms > 0);
     FUZZ_CHECK(acquire->timeout_ms > 0 && acquire->label_length <= WIRE_MAX_LABEL);
     FUZZ_CHECK(acquire->fence_floor == core->keeper.fence_floor);
-    for (size_t i = 0; i < core->call_count; i++)
-        FUZZ_CHECK(
-            memcmp(&core->calls[i].token, &acquire->token.token, sizeof acquire->token.token));
+    open_key(core, &acquire->token.token, acquire->ttl_ms);
     add(core, STORE_ACQUIRE, acquire->lease, acquire->generation, now_ms)->token =
         acquire->token.token;
 }
@@ -49,8 +118,15 @@ static void on_acquire(struct store *store, const struct store_acquire *acquire,
 static void on_renew(struct store *store, uint32_t lease, uint32_t generation, int64_t due_by_ms,
                      int64_t now_ms)
 {
-    FUZZ_CHECK(due_by_ms > now_ms);
-    add(core_of(store), STORE_RENEW, lease, generation, now_ms);
+    struct core *core = core_of(store);
+    const struct message_token *token = &table_slot(&core->keeper.table, lease)->token;
+    const struct core_grant *grant = core_find_grant(core, token);
+
+    FUZZ_CHECK(due_by_ms > now_ms && !core_is_renewing(core, token));
+    FUZZ_CHECK(grant && grant->live);
+    // A retry waits, but where the store came up meanwhile.
+    FUZZ_CHECK(now_ms >= grant->retry_ms || core->keeper.walk != KEEPER_WALK_NONE);
+    add(core, STORE_RENEW, lease, generation, now_ms)->token = *token;
 }
 
 static void on_release(struct store *store, const struct store_release *release, int64_t now_ms)
@@ -93,7 +169,8 @@ static const struct store_ops ops = {
 void core_store_init(struct core *core)
 {
     core->store = (struct store){.ops = &ops};
-    core->call_count = 0;
+    core->call_count = core->key_count = 0;
+    core->answered = NULL;
 }
 
 // ---- Writing ----
@@ -113,7 +190,7 @@ static bool describe(struct core *core, struct core_call *call)
     FUZZ_CHECK(subject.timeout_ms > 0 && core->now_ms + subject.timeout_ms < grant->promised_ms);
     FUZZ_CHECK(strlen(grant->key) == subject.key_length &&
                memcmp(grant->key, subject.key, subject.key_length) == 0);
-    call->token = subject.token.token;
+    FUZZ_CHECK(memcmp(&call->token, &subject.token.token, sizeof call->token) == 0);
     return true;
 }
 
@@ -125,6 +202,7 @@ static bool write_call(struct core *core, struct core_call *call)
         return false;
     call->written = true;
     call->sent_at_ms = core->now_ms;
+    key_sent(core, call);
     return true;
 }
 
@@ -169,28 +247,51 @@ static void put_text(struct store_completion *completion, const struct core_answ
     completion->value_length = any ? answer->text_length : (size_t)answer->number + 1;
 }
 
-// A grant whose renewal was just confirmed holds for longer, whether its client is told or not.
-static void settle(struct core *core, const struct message_token *token)
+static int64_t retry_ms(int64_t ttl_ms)
 {
-    struct core_grant *grant = core_find_grant(core, token);
+    return ttl_ms / 60 > 5 ? ttl_ms / 60 : 5;
+}
 
-    if (grant && grant->live && grant->offered_ms > grant->promised_ms)
+// What the answer to a renewal makes of the grant, should it be live by then.
+static void offer(struct core *core, struct core_grant *grant, const struct core_call *call,
+                  const struct store_completion *completion)
+{
+    grant->offered_ms = grant->promised_ms;
+    if (completion->outcome == STORE_NOT_OWNER)
+        grant->lost = true;
+    else if (completion->outcome != STORE_OK)
+        grant->beat_by_ms = grant->retry_ms = core->now_ms + retry_ms(grant->ttl_ms);
+    else
+        grant->offered_ms = call->sent_at_ms + grant->ttl_ms - (grant->ttl_ms / 100 + 2);
+    if (completion->outcome == STORE_OK && !completion->late)
+        grant->beat_by_ms = call->sent_at_ms + grant->ttl_ms / 3;
+}
+
+// A grant whose renewal was just confirmed holds for longer, whether its client is told or not.
+static void settle(struct core_grant *grant)
+{
+    FUZZ_CHECK(!grant->lost || !grant->live);
+    if (grant->live && grant->offered_ms > grant->promised_ms)
         grant->promised_ms = grant->offered_ms;
 }
 
 static void report(struct core *core, const struct core_call *call,
-                   struct store_completion *completion)
+                   const struct store_completion *completion)
 {
-    struct core_grant *grant = core_find_grant(core, &call->token);
+    struct core_grant *grant = call->op == STORE_RENEW ? core_find_grant(core, &call->token) : NULL;
     int64_t now_ms = core->now_ms;
 
-    if (call->op == STORE_RENEW && grant && completion->outcome == STORE_OK)
-        grant->offered_ms = call->sent_at_ms + grant->ttl_ms - (grant->ttl_ms / 100 + 2);
+    key_answered(core, call, completion->outcome, completion->certain);
     if (is_answer(completion->outcome))
         now_ms = core->store.hooks->believe(core->store.context);
     FUZZ_CHECK(now_ms == core->now_ms);
+    if (grant)
+        offer(core, grant, call, completion);
+    core->answered = call;
     core->store.hooks->completed(core->store.context, completion, now_ms);
-    settle(core, &call->token);
+    core->answered = NULL;
+    if (grant)
+        settle(grant);
 }
 
 void core_write(struct core *core, size_t index)

@@ -77,6 +77,7 @@ static void open_core(const char *options, size_t length)
     core.now_ms = 1000000;
     core.seed = 42;
     core.grant_count = 0;
+    core.shut = false;
     for (int i = 0; i < CORE_CLIENTS; i++)
         core.clients[i].open = false;
     core_store_init(&core);
@@ -93,6 +94,7 @@ static void pass(int64_t ms)
         FUZZ_CHECK(rounds++ < MAX_ROUNDS);
     } while (keeper_next_wake(&core.keeper) <= core.now_ms);
     core_check_swept(&core);
+    core_check_keys(&core);
     // What a client that has half-closed waits for is here: its peer closes.
     for (int i = 0; i < CORE_CLIENTS; i++)
         if (core.clients[i].open && core.clients[i].session.input_ended &&
@@ -316,6 +318,7 @@ static void step(const char *text, size_t length)
         keeper_drain(&core.keeper);
         break;
     case 's':
+        core.shut = true;
         keeper_shutdown(&core.keeper, core.now_ms);
         break;
     default:
@@ -335,6 +338,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
         if (length > 0)
             step(text, length);
+        core_check_grants(&core);
+        core_check_keys(&core);
         text += length + 1;
     }
     close_core();

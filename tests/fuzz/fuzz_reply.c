@@ -2,8 +2,9 @@
 //
 // sidecar/redis_reply: what a hostile server can make of a reader.
 //
-// Input: a byte that makes chunk sizes, a byte that says how often the rest is repeated (so that the
-// limits of 64 KiB are within reach of a small input), and the stream of replies.
+// Input: a byte that makes chunk sizes; a byte that says how often the end is repeated (so that the
+// limits of 64 KiB are within reach of a small input), and one for how long the beginning is that is
+// not; and the stream of replies.
 //
 // Oracle: a reader that is fed in odd chunks gives the same replies as one that is fed all there is,
 // and fails where that one fails. (Where 64 KiB of it can be unparsed, chunks decide which of the two
@@ -139,10 +140,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct fuzz_input input = {data, size};
     uint8_t seed = fuzz_byte(&input);
     uint8_t times = fuzz_byte(&input);
+    size_t begin = fuzz_byte(&input);
     struct buf stream = BUF_INIT;
     struct side all, odd;
     size_t least;
+    char *once = fuzz_take(&input, &begin);
 
+    buf_append(&stream, once, begin);
+    free(once);
     for (int i = 0; i <= times && buf_length(&stream) + input.left < MAX_STREAM; i++)
         buf_append(&stream, (const char *)input.at, input.left);
     open_side(&all);

@@ -21,7 +21,7 @@ LINES = [
     b'{"op":"ping"}\x00', b'{"op":"pi\x00ng"}', b'{"op":"ping","id":"\xff"}',
     b'{"op":"ping","id":"\xed\xa0\x80"}', b'{"op":"ping","id":"\\ud800"}',
     b'{"op":"ping","id":"\\ud83d\\ude00"}', b'{"op":"ping","id":"\\u0000"}',
-    b'{"op":"ping","op":"ping"}', b'{"id":1,"id":2,"op":"ping"}',
+    b'{"op":"pi\\u0\xd4\x9ang"}', b'{"op":"ping","op":"ping"}', b'{"id":1,"id":2,"op":"ping"}',
     b'{"id":9007199254740991,"op":"ping"}', b'{"id":9007199254740992,"op":"ping"}',
     b'{"id":-9223372036854775808,"op":"ping"}', b'{"id":9223372036854775808,"op":"ping"}',
     b'{"id":1e400,"op":"ping"}', b'{"id":1.0,"op":"ping"}', b'{"id":-0,"op":"ping"}',
@@ -56,10 +56,12 @@ REPLIES = [
     b"$9223372036854775807\r\nx", b"$10485760\r\n", b"*0\r\n", b"*-1\r\n", b"*-2\r\n",
     b"*2147483647\r\n", b"*4294967297\r\n:1\r\n", b"*2\r\n:1\r\n:1790000000000000\r\n",
     b"*3\r\n:0\r\n:1500\r\n$5\r\nvalue\r\n", b"*3\r\n:2\r\n:-1\r\n$4\r\nhash\r\n", b"*1\r\n" * 5,
+    b"*1\r\n" * 3 + b":1\r\n", b"*1\r\n" * 4 + b":1\r\n",
     b"*1024\r\n" + b":1\r\n" * 1024, b"*1025\r\n", b"*2\r\n*700\r\n" + b":1\r\n" * 700 + b"*700\r\n",
     b"*3\r\n$1\r\na\r\n$-1\r\n*1\r\n:5\r\n", b"%1\r\n+a\r\n+b\r\n", b"~1\r\n:1\r\n", b"_\r\n", b"#t\r\n",
     b",1.5\r\n", b"(3492890328409238509324850943850943825024385\r\n", b">2\r\n+a\r\n+b\r\n",
     b"=7\r\ntxt:abc\r\n", b"+" + b"x" * 3000 + b"\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    b"-ERR a\x00b, with args beginning with: 'secret'\r\n",
     b"+a\r\n-NOSCRIPT No matching script.\r\n:3\r\n$1\r\nb\r\n*1\r\n$-1\r\n",
 ]
 
@@ -103,6 +105,29 @@ STEPS = [
     ['A{"op":"acquire","key":"k"}', "c0O+1", "d", 'A{"op":"acquire","key":"l"}', "s", "t99999"],
     ["o11", 'A{"op":"acquire","key":"k","label":"me"}', 'A{"op":"list"}', "c0O+1", "z0",
      'A{"op":"list","limit":1}', "r0", 'B{"op":"hello"}', 'C{"op":"ping"}', 'A{"op":"acquire","key":"l"}'],
+    ['A{"op":"acquire","key":"k","deadline_ms":15000}', "c0O+1", "t5000", "c0O+", "t9999", "c0O+", "t1", "t99999"],
+    ['A{"op":"acquire","key":"k"}', "c0O+1", "w0", "t9000", "w0", "t14697", "t1", "c0O+", "t6000", "t99999", "c0O+"],
+    ['A{"op":"acquire","key":"k"}', "w0", "j23697", "c0O+1", "t1", "c0N+"],
+    ['A{"op":"acquire","key":"k"}', "w0", "j23698", "c0O+1", "c0N-", "t600", "c0N+"],
+    ['A{"op":"acquire","key":"k"}', "c0O+1", "t9999", "w0", "j20000", "c0O+", "h0", "t99999"],
+    ['A{"op":"acquire","key":"k"}', "c0O+1", "t9999", "w0", "c0T-", "t600", "w1", "c0O+", "t1", "c0O+", "t9999"],
+    ['A{"op":"acquire","key":"k"}', "c0O+1", "t9999", "w0", 'A{"op":"release","lease":"$0"}', "c0O+", "c0L-", "y", "t1", "c0T-", "t9999"],
+    ['A{"op":"acquire","key":"k"}', "c0O+1", "t9999", "c0U- BUSY", "t500", "c0R- ERR", "t500", "c0N-", 'A{"op":"release","lease":"$0"}'],
+    ['A{"op":"acquire","key":"k"}', "w0", "c0T-", "c0N-", "t500", "c0H-", "t99999"],
+    ['A{"op":"acquire","key":"k"}', "w0", "c0L-", "nno", "t500", "c0U-", "y", "t1", "c0O-", "t99999"],
+    ['A{"op":"acquire","key":"k"}', "w0", "k0", "c0O+1", "c0L-", "t600", "c0O+", "t99999"],
+    ['A{"op":"acquire","key":"k"}', "w0", "x0", "c0T-", "t40000", "c0O-", "t99999"],
+    ['A{"op":"acquire","key":"k"}', 'B{"op":"acquire","key":"k"}', 'C{"op":"acquire","key":"k"}', "c0T-", "c1T-", "c0N+", "c1O+1"],
+    ['A{"op":"acquire","key":"k"}', 'B{"op":"acquire","key":"k"}', 'B{"op":"acquire","key":"k"}', "h1", "x0", "t1", "c0H-"],
+    ['A{"op":"acquire","key":"k"}', 'B{"op":"acquire","key":"k"}', "h1", "c0R- OOM", "t1"],
+    ['A{"op":"acquire","key":"k"}', 'A{"op":"acquire","key":"l"}', "c0O+1", "s", "c0O+1", "t1", 'A{"op":"release","lease":"$0"}', "c0O+"],
+    ['A{"op":"acquire","key":"k"}', "c0O+1", 'B{"op":"acquire","key":"k"}', "k0", 'B{"op":"acquire","key":"k"}', "c1O+1", "t40000"],
+    ['A{"op":"acquire","key":"k"}', "c0O+1", "t9999", "w0", "x0", "c1O+", 'A{"op":"acquire","key":"k"}', "c0O+", "c0O+1"],
+    ['A{"op":"acquire","key":"k"}', 'B{"op":"acquire","key":"k"}', 'C{"op":"acquire","key":"k"}', "x0", "c0O+1", "c1O+1", "c0O+"],
+    ['A{"op":"acquire","key":"k"}', "c0O+1", "t9999", "w0", "t15000", "t5000", "c1O+", "t9999"],
+    ['A{"op":"acquire","key":"k"}', "c0O+1", "t9999", "w0", "c0T-", "t600", "w1", "c1O+", "c0O+", "t23201"],
+    ['A{"op":"acquire","key":"k","notify":["renewed"]}', "c0O+1", "t9999", "w0", "c0T-", "t600", "w1", "c1O+", "c0O+", "t600"],
+    ['A{"op":"acquire","key":"k"}', "c0O+1", "t9999", "c0U- BUSY", "t1", "t498", "t1", "c0N+"],
     ["nno", 'A{"op":"ping"}', 'A{"op":"acquire","key":"k"}', "c0S- not connected", "l0", "y", "t1"],
 ]
 STORE_STEPS = [
@@ -152,10 +177,10 @@ def as_core(lines):
     return steps
 
 
-def as_chunks(stream):
-    """fuzz_frame's form: a limit, then chunks of up to 31 bytes."""
+def as_chunks(stream, plan=0):
+    """fuzz_frame's form: chunks of up to 31 bytes (plan 0x20: of each one line is taken at once)."""
     stream = stream.replace(b"\r", b"R").replace(b"\n", b"N")
-    chunks = [bytes([size]) + stream[at : at + size] for at, size in
+    chunks = [bytes([plan | size]) + stream[at : at + size] for at, size in
               ((at, min(31, len(stream) - at)) for at in range(0, len(stream), 31))]
     return b"".join(chunks)
 
@@ -173,14 +198,19 @@ def seeds(text):
         yield "frame", b"\x10" + as_chunks(stream[:600])
     for stream in (b"a\nbb\r\nccc\r\r\n\r\n\n" * 3, b"**\n*\n*", b"0123456789abcdef\r\n" * 3):
         yield "frame", b"\x0f" + as_chunks(stream)
+        yield "frame", b"\x0f" + as_chunks(stream, 0x20)
         yield "frame", b"\x0f" + b"".join(b"\x21" + bytes([c]) for c in stream) + b"\x00\x00\x20"
     for steps in STEPS:
         yield "core", "\n".join(steps).encode()
     for steps in STORE_STEPS:
         yield "store", "\n".join(steps).encode()
     for reply in REPLIES:
-        yield "reply", b"\x05\x00" + reply
-        yield "reply", b"\x02\xff" + reply
+        yield "reply", b"\x05\x00\x00" + reply
+        yield "reply", b"\x02\xff\x00" + reply
+    # Strings that are too much only together; an array whose elements come one at a time.
+    yield "reply", b"\x05\x28\x05*50\r\n$2000\r\n" + b"s" * 2000 + b"\r\n"
+    yield "reply", b"\x05\x1f\x05*32\r\n$2000\r\n" + b"s" * 2000 + b"\r\n"
+    yield "reply", b"\x01\xff\x07*1024\r\n" + b":1\r\n" * 4
     for reply in REPLIES[20:30]:
         yield "store", b".9\nm\nak\n.1\n!" + reply.replace(b"\r\n", b"~") + b"\n.2\nt50\nm\n.9"
     for first, texts in ((b"0", VALUES), (b"1", URLS), (b"2", DURATIONS)):

@@ -301,28 +301,37 @@ static void execute_release(struct server *server, const struct command *command
     say(server, ":%d\r\n", mine);
 }
 
+static bool is_script(const struct command *command, enum redis_script_name name)
+{
+    return is(command, 0, "EVAL") ? is(command, 1, redis_scripts[name].text)
+                                  : is(command, 1, redis_scripts[name].sha);
+}
+
+// A script that asks for something and changes nothing.
+static void execute_other(struct server *server, const struct command *command)
+{
+    int name = 0;
+
+    while (name < REDIS_SCRIPT_COUNT && !is_script(command, (enum redis_script_name)name))
+        name++;
+    FUZZ_CHECK(name < REDIS_SCRIPT_COUNT);
+    say_text(server, "");
+}
+
 static void execute_script(struct server *server, const struct command *command)
 {
-    bool whole = is(command, 0, "EVAL");
-
-    if (whole)
+    if (is(command, 0, "EVAL"))
         server->scripts_lost = false;
     if (server->scripts_lost)
         buf_append_string(&server->output, "-NOSCRIPT No matching script.\r\n");
-    else if (is(command, 1,
-                whole ? redis_scripts[REDIS_SCRIPT_ACQUIRE].text
-                      : redis_scripts[REDIS_SCRIPT_ACQUIRE].sha))
+    else if (is_script(command, REDIS_SCRIPT_ACQUIRE))
         execute_acquire(server, command);
-    else if (is(command, 1,
-                whole ? redis_scripts[REDIS_SCRIPT_RENEW].text
-                      : redis_scripts[REDIS_SCRIPT_RENEW].sha))
+    else if (is_script(command, REDIS_SCRIPT_RENEW))
         execute_renew(server, command);
-    else if (is(command, 1,
-                whole ? redis_scripts[REDIS_SCRIPT_RELEASE].text
-                      : redis_scripts[REDIS_SCRIPT_RELEASE].sha))
+    else if (is_script(command, REDIS_SCRIPT_RELEASE))
         execute_release(server, command);
     else
-        FUZZ_CHECK(false && "a script of ours");
+        execute_other(server, command);
 }
 
 static void execute_info(struct server *server, const struct command *command)
@@ -331,25 +340,29 @@ static void execute_info(struct server *server, const struct command *command)
 
     if (is(command, 1, "replication"))
         snprintf(text, sizeof text, "# Replication\r\nrole:master\r\n");
+    else if (is(command, 1, "memory"))
+        snprintf(text, sizeof text, "# Memory\r\nmaxmemory_policy:allkeys-lru\r\n");
     else
         snprintf(text, sizeof text, "# Server\r\nredis_version:7.0.15\r\nrun_id:%040d\r\n",
                  server->run);
     say_text(server, text);
 }
 
-// What the handshake tries out by commands that calls use, too.
-static bool is_check(const struct command *command)
+// It never kills the one that asks, nor one that is yet to come; but asks whether it may.
+static void execute_kill(struct server *server, const struct command *command)
 {
-    return is(command, 1, "return 0") || is(command, 1, redis_scripts[REDIS_SCRIPT_CHECK].sha) ||
-           is(command, 3, "9223372036854775807");
+    size_t id = number_in(command, 3);
+
+    FUZZ_CHECK(is(command, 2, "ID"));
+    FUZZ_CHECK(server->lied || id == INT64_MAX || id < (size_t)server->client_id);
+    drop_ghosts(server, (int64_t)id);
+    say(server, ":%d\r\n", id != INT64_MAX);
 }
 
 static void execute(struct server *server, const struct command *command)
 {
-    if (is_check(command)) {
+    if (is(command, 0, "EVAL") && is(command, 2, "0")) {
         say(server, ":0\r\n");
-    } else if (is(command, 0, "TIME")) {
-        buf_append_string(&server->output, "*2\r\n$1\r\n1\r\n$1\r\n0\r\n");
     } else if (is(command, 0, "EVALSHA") || is(command, 0, "EVAL")) {
         execute_script(server, command);
     } else if (is(command, 0, "INFO")) {
@@ -360,16 +373,14 @@ static void execute(struct server *server, const struct command *command)
     } else if (is(command, 0, "CLIENT") && is(command, 1, "ID")) {
         say(server, ":%lld\r\n", (long long)server->client_id);
     } else if (is(command, 0, "CLIENT") && is(command, 1, "KILL")) {
-        // It never kills the one that asks, nor one that is yet to come.
-        FUZZ_CHECK(is(command, 2, "ID"));
-        FUZZ_CHECK(server->lied || number_in(command, 3) < (size_t)server->client_id);
-        drop_ghosts(server, (int64_t)number_in(command, 3));
-        say(server, ":1\r\n");
+        execute_kill(server, command);
+    } else if (is(command, 0, "TIME")) {
+        say(server, "*2\r\n$10\r\n1790000000\r\n$1\r\n0\r\n");
     } else if (is(command, 0, "PING")) {
-        buf_append_string(&server->output, "+PONG\r\n");
+        say(server, "+PONG\r\n");
     } else {
         FUZZ_CHECK(is(command, 0, "AUTH") || is(command, 0, "SELECT") || is(command, 0, "CLIENT"));
-        buf_append_string(&server->output, "+OK\r\n");
+        say(server, "+OK\r\n");
     }
 }
 
@@ -393,9 +404,8 @@ static bool holds_acquire(const struct buf *input, uint32_t lease)
     struct buf rest = *input; // read only, and given back by its owner
 
     while (take_command(&rest, &command)) {
-        bool is_script = is(&command, 0, "EVALSHA") || is(&command, 0, "EVAL");
-
-        if (is_script && command.count == 10 && lease_of(&command, 5) == lease)
+        if (is_script(&command, REDIS_SCRIPT_ACQUIRE) && command.count == 10 &&
+            lease_of(&command, 5) == lease)
             return true;
         buf_consume(&rest, command.size);
     }
