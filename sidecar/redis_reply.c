@@ -230,6 +230,8 @@ char *redis_reply_words(const struct redis_reply *reply, char words[REDIS_REPLY_
         length = REDIS_REPLY_WORDS_SIZE - 1;
     while (length > 0 && (reply->string[length - 1] == ' ' || reply->string[length - 1] == ','))
         length--;
+    if (length == 0)
+        return strcpy(words, "an error without words");
     for (size_t i = 0; i < length; i++) {
         char c = reply->string[i];
 

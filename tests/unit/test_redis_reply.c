@@ -246,6 +246,8 @@ static const struct {
     {"ERR unknown command `EVALSHA`, with args beginning with: `0011`", "BUSY", false,
      "ERR unknown command `EVALSHA`"},
     {"ERR a\tb\x80", "ERR", true, "ERR a?b?"},
+    {"", "ERR", false, "an error without words"},
+    {", with args beginning with: 'secret'", "ERR", false, "an error without words"},
 };
 
 START_TEST(error_words)
