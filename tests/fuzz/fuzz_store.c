@@ -222,6 +222,9 @@ static void on_completed(void *context, const struct store_completion *completio
         FUZZ_CHECK(completion->op != STORE_ACQUIRE);
     if (completion->outcome <= STORE_NOT_OWNER)
         check_answer(completion);
+    // A server that does not lie is never misunderstood.
+    if (completion->outcome == STORE_LOST && !world.server.lied)
+        FUZZ_CHECK(strncmp(completion->error, "protocol error:", 15) != 0);
     if (completion->certain)
         check_certain(completion);
     if (completion->op == STORE_ACQUIRE && completion->outcome == STORE_OK)

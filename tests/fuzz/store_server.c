@@ -436,8 +436,11 @@ static void read_input(struct server *server)
     char chunk[16384];
     ssize_t size;
 
-    while (server->connection >= 0 && (size = recv(server->connection, chunk, sizeof chunk, 0)) > 0)
+    while (server->connection >= 0 &&
+           (size = recv(server->connection, chunk, sizeof chunk, 0)) > 0) {
         buf_append(&server->input, chunk, (size_t)size);
+        server->read_ms = server->now_ms;
+    }
 }
 
 static void accept_one(struct server *server)
