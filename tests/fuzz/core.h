@@ -69,6 +69,7 @@ struct core_request {
     enum wire_op op;
     char about[WIRE_MAX_KEY + 1]; // the key, or the lease's digits: its reply names it
     bool expires;
+    bool draining; // it came after the drain had begun
 };
 
 struct core_client {

@@ -101,7 +101,7 @@ static void take_grant(struct core_client *client, const struct core_request *re
     struct core_grant *grant = &core->grants[core->grant_count];
 
     FUZZ_CHECK(core->grant_count < CORE_GRANTS && !core_find_grant(core, &token));
-    FUZZ_CHECK(strcmp(string(line, "key"), request->about) == 0);
+    FUZZ_CHECK(strcmp(string(line, "key"), request->about) == 0 && !request->draining);
     FUZZ_CHECK(!core_find_live(core, request->about));
     FUZZ_CHECK(core->answered && core->answered->op == STORE_ACQUIRE &&
                memcmp(&core->answered->token, &token, sizeof token) == 0);
@@ -300,6 +300,7 @@ static struct core_request *await(struct core_client *client)
     struct core_request *request = &client->requests[client->request_count++];
 
     FUZZ_CHECK(client->request_count <= CORE_REQUESTS);
+    request->draining = client->core->keeper.draining;
     request->id.kind = MESSAGE_ID_NONE;
     request->op = WIRE_OP_COUNT;
     request->about[0] = '\0';
