@@ -47,7 +47,7 @@ static int find(struct accounts *accounts, uid_t uid, uint32_t *number)
         }
     }
     if (unused == accounts->count) {
-        if (accounts->count > UINT16_MAX)
+        if (accounts->count == ACCOUNT_MAX)
             return ACCOUNT_E_FULL;
         all = realloc(accounts->all, (accounts->count + 1) * sizeof *all);
         if (!all)

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What each uid uses of the sidecar, and its caps. An account lives while anything counts against
-// it; slots and sessions name it by a 16-bit number.
+// it; slots and sessions name it by a 12-bit number.
 #pragma once
 
 #include <stdint.h>
 #include <sys/types.h>
 
 enum account_kind { ACCOUNT_CONNECTIONS, ACCOUNT_LEASES, ACCOUNT_WAITERS, ACCOUNT_KIND_COUNT };
+
+enum { ACCOUNT_MAX = 4096 }; // uids at a time
 
 enum { ACCOUNT_E_FULL = 1 }; // the uid is at its cap, or there are too many uids
 

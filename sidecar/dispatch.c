@@ -75,6 +75,7 @@ static int row_state(const struct slot *slot)
     switch ((enum lease_state)slot->lease.state) {
     case LEASE_QUEUED:
     case LEASE_ACQUIRING:
+    case LEASE_WAITING:
         return WIRE_STATE_WAITING;
     case LEASE_HELD:
         return WIRE_STATE_HELD;
@@ -150,36 +151,19 @@ static void on_list(struct keeper *keeper, struct session *session,
     session->output(session);
 }
 
-// ---- acquire ----
-
-// Members that a later release brings: refused by name, since ignoring one would change what the
-// lock means.
-static void on_acquire(struct keeper *keeper, struct session *session,
-                       const struct message_request *request, int64_t now_ms)
-{
-    const char *unsupported = NULL;
-
-    if (request->wait_ms != 0)
-        unsupported = "\"wait_ms\" other than 0 is not supported by this release; try again after "
-                      "\"retry_after_ms\"";
-    else if (request->bind != WIRE_BIND_CONNECTION)
-        unsupported = "\"bind\" other than \"connection\" is not supported by this release";
-    if (unsupported) {
-        tell_error(session, request->op, &request->id, WIRE_ERROR_BAD_REQUEST, "%s", unsupported);
-        return;
-    }
-    keeper_acquire(keeper, session, request, now_ms);
-}
-
 // ---- The table ----
 
 typedef void handler(struct keeper *keeper, struct session *session,
                      const struct message_request *request, int64_t now_ms);
 
 static handler *const handlers[WIRE_OP_COUNT] = {
-    [WIRE_OP_HELLO] = on_hello, [WIRE_OP_ACQUIRE] = on_acquire, [WIRE_OP_RELEASE] = keeper_release,
-    [WIRE_OP_LIST] = on_list,   [WIRE_OP_PING] = on_ping,
+    [WIRE_OP_HELLO] = on_hello,         [WIRE_OP_ACQUIRE] = keeper_acquire,
+    [WIRE_OP_RELEASE] = keeper_release, [WIRE_OP_CANCEL] = keeper_cancel,
+    [WIRE_OP_EXTEND] = keeper_extend,   [WIRE_OP_ADOPT] = keeper_adopt,
+    [WIRE_OP_INSPECT] = keeper_inspect, [WIRE_OP_LIST] = on_list,
+    [WIRE_OP_PING] = on_ping,           [WIRE_OP_BREAK] = keeper_break,
 };
+_Static_assert(sizeof handlers / sizeof handlers[0] == WIRE_OP_COUNT, "every op has a handler");
 
 void dispatch_line(struct keeper *keeper, struct session *session, const char *line, size_t length,
                    int64_t now_ms)
@@ -189,9 +173,6 @@ void dispatch_line(struct keeper *keeper, struct session *session, const char *l
 
     if (message_parse(line, length, &request, &error) != 0)
         tell_error(session, request.op, &request.id, error.error, "%s", error.message);
-    else if (!handlers[request.op])
-        tell_error(session, request.op, &request.id, WIRE_ERROR_UNKNOWN_OP,
-                   "\"op\" \"%s\" is not supported by this release", wire_op_names[request.op]);
     else
         handlers[request.op](keeper, session, &request, now_ms);
 }

@@ -39,6 +39,7 @@ const char *const lease_state_names[LEASE_STATE_COUNT] = {
     [LEASE_NEW] = "new",
     [LEASE_QUEUED] = "queued",
     [LEASE_ACQUIRING] = "acquiring",
+    [LEASE_WAITING] = "waiting",
     [LEASE_ABANDONED] = "abandoned",
     [LEASE_HELD] = "held",
     [LEASE_RELEASING] = "releasing",
@@ -50,7 +51,10 @@ const char *const lease_state_names[LEASE_STATE_COUNT] = {
 const char *const lease_event_names[LEASE_EVENT_COUNT] = {
     [LEASE_ON_QUEUE] = "queue",
     [LEASE_ON_START] = "start",
+    [LEASE_ON_DEFER] = "defer",
+    [LEASE_ON_POKE] = "poke",
     [LEASE_ON_GRANTED] = "granted",
+    [LEASE_ON_ADOPTED] = "adopted",
     [LEASE_ON_DENIED] = "denied",
     [LEASE_ON_UNKNOWN] = "unknown",
     [LEASE_ON_RENEWED] = "renewed",
@@ -63,6 +67,8 @@ const char *const lease_event_names[LEASE_EVENT_COUNT] = {
     [LEASE_ON_UNBIND] = "unbind",
     [LEASE_ON_CUT] = "cut",
     [LEASE_ON_SHUTDOWN] = "shutdown",
+    [LEASE_ON_BREAK] = "break",
+    [LEASE_ON_EXTEND] = "extend",
     [LEASE_ON_STORE_UP] = "store_up",
     [LEASE_ON_WAKE] = "wake",
 };
@@ -166,6 +172,7 @@ int64_t lease_safe_ms(enum wire_reason reason, int64_t valid_until_ms, int64_t n
     case WIRE_REASON_UNREACHABLE:
     case WIRE_REASON_DEADLINE:
     case WIRE_REASON_SHUTDOWN:
+    case WIRE_REASON_BROKEN: // valid_until_ms is when the grace ends
         return max64(valid_until_ms - now_ms, 0);
     default:
         return 0;
@@ -213,16 +220,17 @@ static void enter(struct lease *lease, enum lease_state state)
 {
     static const uint16_t from[LEASE_STATE_COUNT] = {
         [LEASE_QUEUED] = 1 << LEASE_NEW,
-        [LEASE_ACQUIRING] = 1 << LEASE_NEW | 1 << LEASE_QUEUED,
+        [LEASE_ACQUIRING] = 1 << LEASE_NEW | 1 << LEASE_QUEUED | 1 << LEASE_WAITING,
+        [LEASE_WAITING] = 1 << LEASE_QUEUED | 1 << LEASE_ACQUIRING,
         [LEASE_ABANDONED] = 1 << LEASE_ACQUIRING,
-        [LEASE_HELD] = 1 << LEASE_ACQUIRING,
+        [LEASE_HELD] = 1 << LEASE_NEW | 1 << LEASE_ACQUIRING,
         [LEASE_RELEASING] = 1 << LEASE_HELD | 1 << LEASE_ENDING,
         [LEASE_ENDING] = 1 << LEASE_HELD,
-        [LEASE_OWED] = 1 << LEASE_ACQUIRING | 1 << LEASE_ABANDONED | 1 << LEASE_HELD |
-                       1 << LEASE_RELEASING | 1 << LEASE_ENDING,
+        [LEASE_OWED] = 1 << LEASE_ACQUIRING | 1 << LEASE_WAITING | 1 << LEASE_ABANDONED |
+                       1 << LEASE_HELD | 1 << LEASE_RELEASING | 1 << LEASE_ENDING,
         [LEASE_GONE] = 1 << LEASE_NEW | 1 << LEASE_QUEUED | 1 << LEASE_ACQUIRING |
-                       1 << LEASE_ABANDONED | 1 << LEASE_RELEASING | 1 << LEASE_ENDING |
-                       1 << LEASE_OWED,
+                       1 << LEASE_WAITING | 1 << LEASE_ABANDONED | 1 << LEASE_RELEASING |
+                       1 << LEASE_ENDING | 1 << LEASE_OWED,
     };
 
     assert(from[state] & 1 << lease->state);
@@ -291,9 +299,38 @@ static unsigned submit_renewal(struct lease *lease, int64_t now_ms)
     return LEASE_DO_RENEW;
 }
 
-// ---- NEW, QUEUED, ACQUIRING, ABANDONED ----
+// ---- Until the grant ----
 
-static unsigned idle_step(struct lease *lease, const struct lease_event *event)
+static unsigned ask(struct lease *lease)
+{
+    enter(lease, LEASE_ACQUIRING);
+    lease->flags &= (uint16_t) ~(LEASE_POKED | LEASE_YIELDS);
+    return LEASE_DO_ACQUIRE;
+}
+
+// The acquire is over without a grant. Where one of its attempts may still be executed, its delete
+// is owed.
+static unsigned give_up(struct lease *lease, int64_t now_ms)
+{
+    return LEASE_DO_UNKEY | (lease->flags & LEASE_UNSETTLED ? owe(lease, now_ms) : forget(lease));
+}
+
+static unsigned adopt(struct lease *lease, const struct lease_rules *rules,
+                      const struct lease_event *event, int64_t now_ms)
+{
+    int64_t deadline_at = event->sent_at_ms - event->age_ms + lease->deadline_ms;
+
+    lease->until_ms = validity(lease, event->sent_at_ms);
+    if (now_ms >= lease_revoke_at(lease, rules) || now_ms >= deadline_at)
+        return LEASE_DO_TELL_DENIED | forget(lease); // whoever adopts has not stopped: no delete
+    enter(lease, LEASE_HELD);
+    lease->held_ms = event->sent_at_ms - event->age_ms;
+    lease->next_ms = first_heartbeat(lease, event);
+    return LEASE_DO_TELL_GRANTED;
+}
+
+static unsigned idle_step(struct lease *lease, const struct lease_rules *rules,
+                          const struct lease_event *event, int64_t now_ms)
 {
     switch (event->kind) {
     case LEASE_ON_QUEUE:
@@ -301,13 +338,23 @@ static unsigned idle_step(struct lease *lease, const struct lease_event *event)
             enter(lease, LEASE_QUEUED);
         return 0;
     case LEASE_ON_START:
-        enter(lease, LEASE_ACQUIRING);
-        return LEASE_DO_ACQUIRE;
+        return ask(lease);
+    case LEASE_ON_DEFER:
+        enter(lease, LEASE_WAITING);
+        lease->flags |= LEASE_YIELDS;
+        lease->next_ms = now_ms + event->retry_ms;
+        return 0;
+    case LEASE_ON_ADOPTED:
+        return adopt(lease, rules, event, now_ms);
     case LEASE_ON_DENIED:
         return LEASE_DO_TELL_DENIED | forget(lease);
     case LEASE_ON_UNBIND:
     case LEASE_ON_CUT:
         return forget(lease);
+    case LEASE_ON_WAKE:
+        return lease->flags & LEASE_WAITS && now_ms >= lease->until_ms
+                   ? LEASE_DO_TELL_DENIED | forget(lease)
+                   : 0;
     default:
         return 0;
     }
@@ -320,9 +367,20 @@ static unsigned grant(struct lease *lease, const struct lease_rules *rules,
     if (now_ms >= lease_revoke_at(lease, rules))
         return LEASE_DO_TELL_DENIED | LEASE_DO_UNKEY | owe(lease, now_ms);
     enter(lease, LEASE_HELD);
+    lease->flags &= (uint16_t) ~(LEASE_UNSETTLED | LEASE_POKED);
     lease->held_ms = now_ms;
     lease->next_ms = first_heartbeat(lease, event);
     return LEASE_DO_TELL_GRANTED;
+}
+
+// No grant this time. Who waits asks again: at once when the key may have been freed meanwhile.
+static unsigned wait_on(struct lease *lease, const struct lease_event *event, int64_t now_ms)
+{
+    if (!(lease->flags & LEASE_WAITS) || event->final || now_ms >= lease->until_ms)
+        return LEASE_DO_TELL_DENIED | give_up(lease, now_ms);
+    enter(lease, LEASE_WAITING);
+    lease->next_ms = lease->flags & LEASE_POKED ? now_ms : now_ms + event->retry_ms;
+    return LEASE_DO_TELL_WAITING;
 }
 
 static unsigned acquiring_step(struct lease *lease, const struct lease_rules *rules,
@@ -332,13 +390,37 @@ static unsigned acquiring_step(struct lease *lease, const struct lease_rules *ru
     case LEASE_ON_GRANTED:
         return grant(lease, rules, event, now_ms);
     case LEASE_ON_DENIED:
-        return LEASE_DO_TELL_DENIED | LEASE_DO_UNKEY | forget(lease);
+        if (event->certain)
+            lease->flags &= (uint16_t)~LEASE_UNSETTLED;
+        return wait_on(lease, event, now_ms);
     case LEASE_ON_UNKNOWN:
-        return LEASE_DO_TELL_DENIED | LEASE_DO_UNKEY | owe(lease, now_ms);
+        lease->flags |= LEASE_UNSETTLED;
+        return wait_on(lease, event, now_ms);
+    case LEASE_ON_POKE:
+        lease->flags |= LEASE_POKED;
+        return 0;
     case LEASE_ON_UNBIND:
     case LEASE_ON_CUT:
         enter(lease, LEASE_ABANDONED);
         return 0;
+    default:
+        return 0;
+    }
+}
+
+static unsigned waiting_step(struct lease *lease, const struct lease_event *event, int64_t now_ms)
+{
+    switch (event->kind) {
+    case LEASE_ON_POKE:
+    case LEASE_ON_STORE_UP:
+        return lease->flags & LEASE_YIELDS && now_ms < lease->next_ms ? 0 : ask(lease);
+    case LEASE_ON_UNBIND:
+    case LEASE_ON_CUT:
+        return give_up(lease, now_ms);
+    case LEASE_ON_WAKE:
+        if (now_ms >= lease->until_ms)
+            return LEASE_DO_TELL_DENIED | give_up(lease, now_ms);
+        return now_ms >= lease->next_ms ? ask(lease) : 0;
     default:
         return 0;
     }
@@ -351,7 +433,9 @@ static unsigned abandoned_step(struct lease *lease, const struct lease_event *ev
     case LEASE_ON_UNKNOWN:
         return LEASE_DO_UNKEY | owe(lease, now_ms);
     case LEASE_ON_DENIED:
-        return LEASE_DO_UNKEY | forget(lease);
+        if (event->certain)
+            lease->flags &= (uint16_t)~LEASE_UNSETTLED;
+        return give_up(lease, now_ms);
     default:
         return 0;
     }
@@ -411,6 +495,16 @@ static unsigned release_held(struct lease *lease, const struct lease_event *even
     return actions | await_release(lease, now_ms);
 }
 
+// The holder is told, and after the grace the key is deleted, whoever has stopped or not.
+static unsigned break_held(struct lease *lease, const struct lease_event *event, int64_t now_ms)
+{
+    unsigned actions = revoke(lease, WIRE_REASON_BROKEN, now_ms);
+
+    lease->until_ms = min64(lease->until_ms, now_ms + event->grace_ms);
+    lease->flags |= LEASE_UNSETTLED;
+    return event->grace_ms > 0 ? actions : actions | owe(lease, now_ms);
+}
+
 static unsigned held_step(struct lease *lease, const struct lease_event *event, int64_t now_ms)
 {
     switch (event->kind) {
@@ -436,6 +530,11 @@ static unsigned held_step(struct lease *lease, const struct lease_event *event, 
         return LEASE_DO_UNKEY;
     case LEASE_ON_SHUTDOWN:
         return revoke(lease, WIRE_REASON_SHUTDOWN, now_ms);
+    case LEASE_ON_BREAK:
+        return break_held(lease, event, now_ms);
+    case LEASE_ON_EXTEND:
+        lease->deadline_ms = (uint32_t)event->deadline_ms;
+        return 0;
     case LEASE_ON_STORE_UP:
         return lease->flags & LEASE_RENEWING ? 0 : submit_renewal(lease, now_ms);
     case LEASE_ON_WAKE:
@@ -520,11 +619,12 @@ static unsigned owed_step(struct lease *lease, const struct lease_event *event, 
     case LEASE_ON_STORE_UP:
         return lease->flags & LEASE_DELETING ? 0 : submit_delete(lease);
     case LEASE_ON_WAKE:
-        if (now_ms >= lease->until_ms)
-            return forget(lease);
-        if (lease->flags & LEASE_DELETING || now_ms < lease->next_ms)
+        // Never without an answer to the last one: this process, too, may have stood still.
+        if (lease->flags & LEASE_DELETING)
             return 0;
-        return submit_delete(lease);
+        if (now_ms >= lease->next_ms)
+            return submit_delete(lease);
+        return now_ms >= lease->until_ms ? forget(lease) : 0;
     default:
         return 0;
     }
@@ -532,16 +632,24 @@ static unsigned owed_step(struct lease *lease, const struct lease_event *event, 
 
 // ---- The machine ----
 
-void lease_init(struct lease *lease, int64_t ttl_ms, int64_t deadline_ms, bool expires)
+void lease_init(struct lease *lease, int64_t ttl_ms, int64_t deadline_ms, int64_t wait_until_ms,
+                bool expires)
 {
     assert(ttl_ms >= WIRE_MIN_TTL && ttl_ms <= LEASE_MAX_SPAN_MS);
     assert(deadline_ms > 0 && deadline_ms <= LEASE_MAX_SPAN_MS);
     *lease = (struct lease){
+        .until_ms = wait_until_ms,
         .ttl_ms = (uint32_t)ttl_ms,
         .deadline_ms = (uint32_t)deadline_ms,
-        .flags = expires ? LEASE_EXPIRES : 0,
+        .flags = (expires ? LEASE_EXPIRES : 0) | (wait_until_ms ? LEASE_WAITS : 0),
         .state = LEASE_NEW,
     };
+}
+
+void lease_set_expires(struct lease *lease, bool expires)
+{
+    lease->flags &= (uint16_t)~LEASE_EXPIRES;
+    lease->flags |= expires ? LEASE_EXPIRES : 0;
 }
 
 // A lease whose time is over is revoked before any event is believed: the earlier of D and the
@@ -563,9 +671,11 @@ static unsigned step(struct lease *lease, const struct lease_rules *rules,
     switch ((enum lease_state)lease->state) {
     case LEASE_NEW:
     case LEASE_QUEUED:
-        return idle_step(lease, event);
+        return idle_step(lease, rules, event, now_ms);
     case LEASE_ACQUIRING:
         return acquiring_step(lease, rules, event, now_ms);
+    case LEASE_WAITING:
+        return waiting_step(lease, event, now_ms);
     case LEASE_ABANDONED:
         return abandoned_step(lease, event, now_ms);
     case LEASE_HELD:
@@ -596,6 +706,8 @@ struct lease_actions lease_step(struct lease *lease, const struct lease_rules *r
         actions.set = sweep(lease, rules, now_ms);
     actions.set |= step(lease, rules, event, now_ms);
     actions.valid_until_ms = lease->state == LEASE_HELD ? lease->until_ms : promised_ms;
+    if (was_held && lease->reason == WIRE_REASON_BROKEN)
+        actions.valid_until_ms = min64(promised_ms, now_ms + event->grace_ms);
     return actions;
 }
 
@@ -610,10 +722,16 @@ int64_t lease_wake_at(const struct lease *lease, const struct lease_rules *rules
             return end;
         return min64(end, lease->next_ms + lease_call_ms(lease->ttl_ms));
     }
+    case LEASE_NEW:
+    case LEASE_QUEUED:
+        return lease->flags & LEASE_WAITS ? lease->until_ms : INT64_MAX;
+    case LEASE_WAITING:
+        return min64(lease->until_ms, lease->next_ms);
     case LEASE_RELEASING:
-    case LEASE_OWED:
         return lease->flags & LEASE_DELETING ? lease->until_ms
                                              : min64(lease->until_ms, lease->next_ms);
+    case LEASE_OWED:
+        return lease->flags & LEASE_DELETING ? INT64_MAX : min64(lease->until_ms, lease->next_ms);
     case LEASE_ENDING:
         return lease->until_ms;
     default:

@@ -45,6 +45,7 @@ enum lease_state {
     LEASE_NEW,       // not begun
     LEASE_QUEUED,    // behind another lease of its key
     LEASE_ACQUIRING, // asked of the store; the client waits
+    LEASE_WAITING,   // the key was another's: asked again when it is freed, or at next_ms
     LEASE_ABANDONED, // asked of the store; nobody waits any more
     LEASE_HELD,      // granted and heartbeated
     LEASE_RELEASING, // released by the client, which waits for the delete's outcome
@@ -59,8 +60,11 @@ extern const char *const lease_state_names[LEASE_STATE_COUNT];
 enum lease_event_kind {
     LEASE_ON_QUEUE,         // NEW: wait behind another lease of the key
     LEASE_ON_START,         // NEW, QUEUED: ask the store
+    LEASE_ON_DEFER,         // QUEUED: ask the store after retry_ms, not earlier
+    LEASE_ON_POKE,          // the key may be free
     LEASE_ON_GRANTED,       // the store granted it (sent_at_ms, spread)
-    LEASE_ON_DENIED,        // the key is another's, or nothing was sent or done
+    LEASE_ON_ADOPTED,       // NEW: the store moved a living lease here (sent_at_ms, age_ms, spread)
+    LEASE_ON_DENIED,        // the key is another's, or nothing was done (final, certain, retry_ms)
     LEASE_ON_UNKNOWN,       // no answer: it may have been granted, or may yet be
     LEASE_ON_RENEWED,       // (sent_at_ms, spread, late)
     LEASE_ON_RENEW_FAILED,  // no positive answer; proves nothing
@@ -72,6 +76,8 @@ enum lease_event_kind {
     LEASE_ON_UNBIND,        // the client's own end (tell: it may still read)
     LEASE_ON_CUT,           // the sidecar gave its connection up: nobody was told
     LEASE_ON_SHUTDOWN,      // the drain time is over
+    LEASE_ON_BREAK,         // an operator wants the key freed (grace_ms)
+    LEASE_ON_EXTEND,        // the workflow deadline is now deadline_ms after the grant
     LEASE_ON_STORE_UP,      // the store is reachable again
     LEASE_ON_WAKE,          // lease_wake_at has come
     LEASE_EVENT_COUNT,
@@ -82,9 +88,14 @@ extern const char *const lease_event_names[LEASE_EVENT_COUNT];
 struct lease_event {
     enum lease_event_kind kind;
     int64_t sent_at_ms;
+    int64_t age_ms;      // ADOPTED: since its grant, by Redis' clock
+    int64_t retry_ms;    // DENIED, UNKNOWN: a waiter asks again after it
+    int64_t grace_ms;    // BREAK
+    int64_t deadline_ms; // EXTEND
     uint32_t spread;
     bool late;    // RENEWED, RENEW_FAILED, NOT_OWNER: the attempt had timed out already
-    bool certain; // DELETED, NOT_THERE: nothing sent earlier can still arrive
+    bool final;   // DENIED: waiting does not help
+    bool certain; // DENIED, DELETED, NOT_THERE: nothing sent earlier can still arrive
     bool tell;    // RELEASE, UNBIND: send the holder a revoked event
 };
 
@@ -97,16 +108,17 @@ enum lease_action {
     LEASE_DO_TELL_RENEWED = 1 << 4,
     LEASE_DO_TELL_REVOKED = 1 << 5,  // with lease->reason
     LEASE_DO_TELL_RELEASED = 1 << 6, // the release's reply: lease_release_outcome
-    LEASE_DO_RENEW = 1 << 7,         // submit
-    LEASE_DO_DELETE = 1 << 8,        // submit
-    LEASE_DO_UNKEY = 1 << 9,         // it is no longer this sidecar's lease of its key
-    LEASE_DO_FORGET = 1 << 10,
+    LEASE_DO_TELL_WAITING = 1 << 7,  // the key is another's: those who try once get that answer
+    LEASE_DO_RENEW = 1 << 8,         // submit
+    LEASE_DO_DELETE = 1 << 9,        // submit
+    LEASE_DO_UNKEY = 1 << 10,        // it is no longer this sidecar's lease of its key
+    LEASE_DO_FORGET = 1 << 11,
 };
 
 enum lease_flag {
     LEASE_RENEWING = 1 << 0,  // a renewal is with the store
     LEASE_DELETING = 1 << 1,  // a delete is with the store
-    LEASE_UNSETTLED = 1 << 2, // a renewal was submitted since the newest positive answer
+    LEASE_UNSETTLED = 1 << 2, // something that sets or lengthens the key may still be executed
     LEASE_LOST = 1 << 3,      // Redis said that the key is not ours
     LEASE_REVOKED = 1 << 4,   // its holder was told, or cut off, before it released
     LEASE_FREED = 1 << 5,     // a delete found the key
@@ -114,12 +126,18 @@ enum lease_flag {
     LEASE_RISK_TOLD = 1 << 7, // at_risk was said since the newest positive answer
     LEASE_EXPIRES = 1 << 8,   // on_disconnect "expire"
     LEASE_UNSURE = 1 << 9,    // a delete went unanswered: it may have been the one that worked
+    LEASE_WAITS = 1 << 10,    // the acquire waits for the key until until_ms
+    LEASE_POKED = 1 << 11,    // ACQUIRING: the key may have been freed since it was asked for
+    LEASE_YIELDS = 1 << 12,   // WAITING: others are to have the key first, until next_ms
+    LEASE_WATCHED = 1 << 13,  // the keeper's: the store tells when the key is freed
 };
 
 struct lease {
-    // HELD, ENDING: valid_until. RELEASING: its reply is due. OWED: after it nothing of ours can live.
+    // QUEUED to WAITING: the wait ends. HELD: valid_until. ENDING: the key stays until then.
+    // RELEASING: its reply is due. OWED: after it nothing of ours can live.
     int64_t until_ms;
-    // HELD: the next heartbeat or, while RENEWING, when it was submitted. RELEASING, OWED: next try.
+    // HELD: the next heartbeat or, while RENEWING, when it was submitted. WAITING, RELEASING, OWED:
+    // the next try.
     int64_t next_ms;
     // HELD: when it was granted. After: for how long it was held.
     int64_t held_ms;
@@ -130,7 +148,9 @@ struct lease {
     uint8_t reason; // enum wire_reason, when REVOKED
 };
 
-void lease_init(struct lease *lease, int64_t ttl_ms, int64_t deadline_ms, bool expires);
+// wait_until_ms: 0 tries once; INT64_MAX waits without end.
+void lease_init(struct lease *lease, int64_t ttl_ms, int64_t deadline_ms, int64_t wait_until_ms,
+                bool expires);
 
 struct lease_actions {
     unsigned set;           // LEASE_DO_x
@@ -141,6 +161,9 @@ struct lease_actions {
 // completion) changes nothing; any event for a lease that is GONE is a bug of the caller, asserted.
 struct lease_actions lease_step(struct lease *lease, const struct lease_rules *rules,
                                 const struct lease_event *event, int64_t now_ms);
+
+// on_disconnect of whoever adopts it.
+void lease_set_expires(struct lease *lease, bool expires);
 
 // When LEASE_ON_WAKE is due; INT64_MAX for never.
 int64_t lease_wake_at(const struct lease *lease, const struct lease_rules *rules);
@@ -175,8 +198,15 @@ static inline bool lease_is_live(const struct lease *lease)
 // It is the one lease of its key in this sidecar: another acquire is answered or queued behind it.
 static inline bool lease_has_key(const struct lease *lease)
 {
-    return lease->state == LEASE_ACQUIRING || lease->state == LEASE_ABANDONED ||
-           lease->state == LEASE_HELD;
+    return lease->state == LEASE_ACQUIRING || lease->state == LEASE_WAITING ||
+           lease->state == LEASE_ABANDONED || lease->state == LEASE_HELD;
+}
+
+// Its acquire is not answered yet.
+static inline bool lease_is_asking(const struct lease *lease)
+{
+    return lease->state == LEASE_QUEUED || lease->state == LEASE_ACQUIRING ||
+           lease->state == LEASE_WAITING;
 }
 
 // Something is still to be done or waited for before the sidecar may stop.

@@ -27,6 +27,11 @@ static struct peer *peer_of(struct session *session)
     return container_of(session, struct peer, session);
 }
 
+int peer_socket(struct session *session)
+{
+    return peer_of(session)->io.fd;
+}
+
 static struct peer *peer_by_number(const struct peers *peers, uint32_t number)
 {
     return peer_of(peers->keeper->sessions[number]);

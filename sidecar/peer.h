@@ -65,3 +65,6 @@ void peers_flush(struct peers *peers, int64_t now_ms);
 void peers_sweep(struct peers *peers, int64_t now_ms);
 // The earliest instant for peers_sweep, INT64_MIN when there is a backlog or something to flush.
 int64_t peers_next_wake(const struct peers *peers);
+
+// The socket of a session that belongs to a peer.
+int peer_socket(struct session *session);

@@ -18,10 +18,22 @@
 const char redis_call_counter[] = "lock-keeper:fence\x1f";
 
 static const enum redis_script_name scripts[] = {
-    [REDIS_CALL_ACQUIRE] = REDIS_SCRIPT_ACQUIRE,
-    [REDIS_CALL_RELEASE] = REDIS_SCRIPT_RELEASE,
+    [REDIS_CALL_ACQUIRE] = REDIS_SCRIPT_ACQUIRE, [REDIS_CALL_RELEASE] = REDIS_SCRIPT_RELEASE,
+    [REDIS_CALL_ADOPT] = REDIS_SCRIPT_ADOPT,     [REDIS_CALL_EXTEND] = REDIS_SCRIPT_EXTEND,
+    [REDIS_CALL_INSPECT] = REDIS_SCRIPT_INSPECT, [REDIS_CALL_BREAK] = REDIS_SCRIPT_BREAK,
     [REDIS_CALL_BATCH] = REDIS_SCRIPT_RENEW,
 };
+
+static const enum store_op ops[] = {
+    [REDIS_CALL_ACQUIRE] = STORE_ACQUIRE, [REDIS_CALL_RELEASE] = STORE_RELEASE,
+    [REDIS_CALL_ADOPT] = STORE_ADOPT,     [REDIS_CALL_EXTEND] = STORE_EXTEND,
+    [REDIS_CALL_INSPECT] = STORE_INSPECT, [REDIS_CALL_BREAK] = STORE_BREAK,
+    [REDIS_CALL_BATCH] = STORE_RENEW,
+};
+
+// A break that a lost connection still carries to Redis would delete the next holder's key: so long
+// such a connection is ended by CLIENT KILL.
+enum { BREAK_LIVES_MS = 60000 };
 
 // ---- Encoding ----
 
@@ -39,14 +51,23 @@ static void append_bulk(struct buf *out, const char *bytes, size_t size)
     buf_append(out, "\r\n", 2);
 }
 
-static void append_key(struct buf *out, const char *prefix, const char *key, size_t key_length)
+// prefix + key + end as one argument.
+static void append_name(struct buf *out, const char *prefix, const char *key, size_t key_length,
+                        const char *end)
 {
     size_t prefix_length = strlen(prefix);
+    size_t end_length = strlen(end);
 
-    append_header(out, '$', prefix_length + key_length);
+    append_header(out, '$', prefix_length + key_length + end_length);
     buf_append(out, prefix, prefix_length);
     buf_append(out, key, key_length);
+    buf_append(out, end, end_length);
     buf_append(out, "\r\n", 2);
+}
+
+static void append_key(struct buf *out, const char *prefix, const char *key, size_t key_length)
+{
+    append_name(out, prefix, key, key_length, "");
 }
 
 static void append_number(struct buf *out, int64_t number)
@@ -85,6 +106,14 @@ void redis_call_write_words(struct buf *out, const char *const *words, int count
     append_header(out, '*', (size_t)count);
     for (int i = 0; i < count; i++)
         append_bulk(out, words[i], strlen(words[i]));
+}
+
+void redis_call_write_subscription(struct buf *out, const char *command, const char *prefix,
+                                   const char *key, size_t key_length)
+{
+    append_header(out, '*', 2);
+    append_bulk(out, command, strlen(command));
+    append_name(out, prefix, key, key_length, REDIS_CALL_CHANNEL_END);
 }
 
 void redis_call_write(const struct redis_call *call, struct buf *out)
@@ -146,8 +175,10 @@ void redis_call_set_acquire(struct redis_call *call, const char *prefix,
 
     call->lease = acquire->lease;
     call->generation = acquire->generation;
+    call->replaces = acquire->replaces;
+    call->replaces_generation = acquire->replaces_generation;
     call->lives_ms = acquire->ttl_ms + acquire->timeout_ms;
-    call->arguments = 8;
+    call->arguments = acquire->replaces ? 9 : 8;
     append_number(tail, 2);
     append_key(tail, prefix, acquire->key, acquire->key_length);
     append_key(tail, redis_call_counter, prefix, strlen(prefix));
@@ -156,6 +187,8 @@ void redis_call_set_acquire(struct redis_call *call, const char *prefix,
     append_number(tail, acquire->deadline_ms);
     append_number(tail, acquire->fence_floor);
     append_tail(tail, acquire);
+    if (acquire->replaces)
+        append_head(tail, &acquire->replaces_token);
     check_tail(call);
 }
 
@@ -171,6 +204,58 @@ void redis_call_set_release(struct redis_call *call, const char *prefix,
     append_key(tail, prefix, release->key, release->key_length);
     append_head(tail, &release->token);
     check_tail(call);
+}
+
+static void append_adopt(struct redis_call *call, const struct store_query *query)
+{
+    char head[VALUE_HEAD_LENGTH];
+
+    value_format_head(&query->token, head);
+    append_bulk(&call->tail, head, WIRE_LEASE_DIGITS);
+    append_number(&call->tail, query->uid);
+    append_bulk(&call->tail, query->token.instance, WIRE_INSTANCE_DIGITS);
+    append_number(&call->tail, query->pid);
+    append_bulk(&call->tail, query->host, strnlen(query->host, VALUE_MAX_HOST));
+    call->arguments += 5;
+}
+
+void redis_call_set_query(struct redis_call *call, const char *prefix,
+                          const struct store_query *query)
+{
+    call->lease = query->lease;
+    call->generation = query->generation;
+    call->arguments = 2;
+    append_number(&call->tail, 1);
+    append_key(&call->tail, prefix, query->key, query->key_length);
+    if (query->op == STORE_ADOPT) {
+        append_adopt(call, query);
+    } else if (query->op == STORE_EXTEND) {
+        append_head(&call->tail, &query->token);
+        append_number(&call->tail, query->deadline_ms);
+        call->arguments += 2;
+    } else if (query->op == STORE_BREAK) {
+        call->lives_ms = BREAK_LIVES_MS;
+    }
+    check_tail(call);
+}
+
+enum store_op redis_call_op(const struct redis_call *call)
+{
+    return ops[call->kind];
+}
+
+enum redis_call_kind redis_call_kind_of(enum store_op op)
+{
+    switch (op) {
+    case STORE_ADOPT:
+        return REDIS_CALL_ADOPT;
+    case STORE_EXTEND:
+        return REDIS_CALL_EXTEND;
+    case STORE_INSPECT:
+        return REDIS_CALL_INSPECT;
+    default:
+        return REDIS_CALL_BREAK;
+    }
 }
 
 // ---- Batches ----

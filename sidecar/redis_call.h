@@ -13,7 +13,11 @@
 enum redis_call_kind {
     REDIS_CALL_ACQUIRE,
     REDIS_CALL_RELEASE,
-    REDIS_CALL_BATCH,     // renewals
+    REDIS_CALL_ADOPT,
+    REDIS_CALL_EXTEND,
+    REDIS_CALL_INSPECT,
+    REDIS_CALL_BREAK,
+    REDIS_CALL_BATCH,     // renewals; the last of those that the keeper asks for
     REDIS_CALL_HANDSHAKE, // `number`: its step
     REDIS_CALL_KILL,      // `number`: the client's id
 };
@@ -21,6 +25,12 @@ enum redis_call_kind {
 enum {
     REDIS_CALL_MAX_BATCH = 100,
 };
+
+// What stands behind prefix and key in the name of the channel that tells of the key's release; the
+// scripts say so too. (No client's key can hold the control character.)
+#define REDIS_CALL_CHANNEL_END                                                                     \
+    "\x1f"                                                                                         \
+    "freed"
 
 struct redis_call_member {
     uint32_t lease;
@@ -33,13 +43,15 @@ struct redis_call {
     uint32_t place; // in the heap of timeouts
     uint32_t lease;
     uint32_t generation;
+    uint32_t replaces; // acquire: the lease that hands over, or 0
+    uint32_t replaces_generation;
     bool pending;  // in the queue of what is not written yet
     bool answered; // completed by its timeout: its reply is still due, and mostly ignored
     bool whole;    // the script goes along (EVAL)
     int64_t number;
     int64_t timeout_at_ms;
     int64_t sent_at_ms;
-    int64_t lives_ms;  // acquire: for how long its key can live once it is executed
+    int64_t lives_ms;  // for how long the connection must be known to have ended, if it is lost
     uint64_t sequence; // the order in which calls were written
     struct redis_call *previous;
     struct redis_call *next;
@@ -59,6 +71,13 @@ void redis_call_set_acquire(struct redis_call *call, const char *prefix,
                             const struct store_acquire *acquire);
 void redis_call_set_release(struct redis_call *call, const char *prefix,
                             const struct store_release *release);
+// The kind is that of query->op.
+void redis_call_set_query(struct redis_call *call, const char *prefix,
+                          const struct store_query *query);
+
+// The operation that a call of the keeper's carries out, and the reverse for those of store_query.
+enum store_op redis_call_op(const struct redis_call *call);
+enum redis_call_kind redis_call_kind_of(enum store_op op);
 
 // A batch is built key by key, and ended once it is full.
 struct redis_batch {
@@ -80,3 +99,6 @@ extern const char redis_call_counter[];
 void redis_call_write(const struct redis_call *call, struct buf *out);
 // Another command: count NUL-terminated words.
 void redis_call_write_words(struct buf *out, const char *const *words, int count);
+// SUBSCRIBE or UNSUBSCRIBE, of the key's channel.
+void redis_call_write_subscription(struct buf *out, const char *command, const char *prefix,
+                                   const char *key, size_t key_length);

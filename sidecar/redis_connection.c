@@ -96,6 +96,13 @@ static void break_now(struct redis_connection *connection, const char *what, con
 
 // ---- Reading ----
 
+static bool is_pushed(const struct redis_connection *connection, const struct redis_reply *reply,
+                      int64_t now_ms)
+{
+    return connection->hooks->pushed &&
+           connection->hooks->pushed(connection->context, reply, now_ms);
+}
+
 static void deliver(struct redis_connection *connection, size_t size, int64_t now_ms)
 {
     uint64_t serial = connection->serial;
@@ -103,13 +110,16 @@ static void deliver(struct redis_connection *connection, size_t size, int64_t no
     int r = redis_reader_feed(connection->reader, connection->input, size);
 
     while (r == 0 && (r = redis_reader_next(connection->reader, &reply)) > 0) {
-        void *call = redis_due_pop(&connection->due);
+        void *call;
 
-        if (!call) {
-            break_now(connection, "protocol error", "a reply that nobody asked for", now_ms);
-            return;
+        if (!is_pushed(connection, reply, now_ms)) {
+            call = redis_due_pop(&connection->due);
+            if (!call) {
+                break_now(connection, "protocol error", "a reply that nobody asked for", now_ms);
+                return;
+            }
+            connection->hooks->answered(connection->context, call, reply, now_ms);
         }
-        connection->hooks->answered(connection->context, call, reply, now_ms);
         if (connection->serial != serial)
             return;
         r = 0;

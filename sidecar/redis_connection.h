@@ -41,6 +41,8 @@ struct redis_connection_hooks {
     int64_t (*begin)(void *context); // reads the clock, sweeps, returns now
     void (*end)(void *context, int64_t now_ms);
     void (*opened)(void *context, int64_t now_ms);
+    // Not NULL: may take a reply that was not asked for; false leaves it to the oldest call.
+    bool (*pushed)(void *context, const struct redis_reply *reply, int64_t now_ms);
     // The reply of the oldest call that was due; the call is the owner's again.
     void (*answered)(void *context, void *call, const struct redis_reply *reply, int64_t now_ms);
     // The connection is of no use any more, or was refused: `error` says why. The owner closes it.

@@ -193,6 +193,25 @@ int redis_handshake_begin(struct redis_handshake *handshake, const struct redis_
     return count;
 }
 
+int redis_handshake_begin_watch(struct redis_handshake *handshake, const struct redis_url *url,
+                                const char *password_file, struct buf *out,
+                                enum redis_handshake_step steps[REDIS_HANDSHAKE_MAX_REPLIES],
+                                char *error, size_t error_size)
+{
+    int count = 0;
+    int r;
+
+    *handshake = (struct redis_handshake){0};
+    r = begin_auth(url, password_file, out, error, error_size);
+    if (r < 0)
+        return r;
+    if (r > 0)
+        steps[count++] = REDIS_HANDSHAKE_AUTH;
+    redis_call_write_words(out, (const char *const[]){"CLIENT", "SETNAME", "lock-keeper-watch"}, 3);
+    steps[count++] = REDIS_HANDSHAKE_NAME;
+    return count;
+}
+
 // Copies the value of "name:value\r\n" in INFO's text. A value that does not fit is left out.
 static void take_field(const struct redis_reply *info, const char *name, char *value, size_t size)
 {

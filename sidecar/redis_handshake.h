@@ -44,6 +44,12 @@ int redis_handshake_begin(struct redis_handshake *handshake, const struct redis_
                           enum redis_handshake_step steps[REDIS_HANDSHAKE_MAX_REPLIES], char *error,
                           size_t error_size);
 
+// The same for a connection that only subscribes: NAME is the last step.
+int redis_handshake_begin_watch(struct redis_handshake *handshake, const struct redis_url *url,
+                                const char *password_file, struct buf *out,
+                                enum redis_handshake_step steps[REDIS_HANDSHAKE_MAX_REPLIES],
+                                char *error, size_t error_size);
+
 // 0; or -EACCES: the connection is of no use, for the words in error.
 int redis_handshake_answer(struct redis_handshake *handshake, enum redis_handshake_step step,
                            const struct redis_reply *reply, char *error, size_t error_size);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Connections that were lost with acquires unanswered. Redis may still execute such an acquire, from
-// the dead connection's buffers, and set a key that nobody knows of; until CLIENT KILL has ended it
-// there, no delete is certain to come after it.
+// Connections that were lost with acquires (or breaks) unanswered. Redis may still execute such an
+// acquire, from the dead connection's buffers, and set a key that nobody knows of; until CLIENT KILL
+// has ended it there, no delete is certain to come after it. (And a break that comes late deletes
+// somebody else's key.)
 #pragma once
 
 #include <stdbool.h>

@@ -52,6 +52,18 @@ static int64_t read_clock(void *context)
     return clock_boottime_ms();
 }
 
+static const char *watch_process(void *context, struct session *session, pid_t *pid, void **watch)
+{
+    struct sidecar *sidecar = context;
+    return process_watch(&sidecar->processes, peer_socket(session), session, pid, watch);
+}
+
+static void unwatch_process(void *context, void *watch)
+{
+    struct sidecar *sidecar = context;
+    process_unwatch(&sidecar->processes, watch);
+}
+
 // ---- A turn ----
 
 static int64_t earliest(const struct sidecar *sidecar)
@@ -158,7 +170,7 @@ static void on_stop(struct ev_loop *loop, struct ev_signal *signal, int events)
     log_info("draining", LOG_FIELD_INT("timeout_ms", sidecar->drain_timeout_ms),
              LOG_FIELD_INT("leases", sidecar->keeper.pending));
     systemd_notify("STOPPING=1");
-    keeper_drain(&sidecar->keeper);
+    keeper_drain(&sidecar->keeper, now_ms);
     sidecar->drain_until_ms = now_ms + sidecar->drain_timeout_ms;
 }
 
@@ -223,7 +235,13 @@ static int make_keeper(struct sidecar *sidecar, const struct config *config)
         .host = sidecar->host,
         .random = fill_random,
         .clock = read_clock,
+        .watch_process = watch_process,
+        .unwatch_process = unwatch_process,
+        .context = sidecar,
+        .uid = geteuid(),
     };
+
+    sidecar->processes = (struct processes){.loop = sidecar->loop, .keeper = &sidecar->keeper};
 
     return keeper_init(&sidecar->keeper, &options, sidecar->store);
 }

@@ -13,6 +13,7 @@
 #include "sidecar/lateness.h"
 #include "sidecar/listener.h"
 #include "sidecar/peer.h"
+#include "sidecar/process.h"
 #include "sidecar/store.h"
 #include "sidecar/wakeup.h"
 
@@ -28,6 +29,7 @@ struct sidecar {
     struct store *store;
     struct keeper keeper;
     struct peers peers;
+    struct processes processes;
     struct lateness lateness;
     char host[256];
     int64_t drain_timeout_ms;

@@ -31,12 +31,17 @@ enum store_op {
     STORE_ACQUIRE,
     STORE_RENEW,
     STORE_RELEASE, // compare-and-delete
+    STORE_ADOPT,   // moves a lease, compared by its token alone, to this instance; and lengthens it
+    STORE_EXTEND,  // rewrites the workflow deadline in the value
+    STORE_INSPECT, // who has the key
+    STORE_BREAK,   // deletes the key, whoever's it is
 };
 
 enum store_outcome {
-    STORE_OK,          // acquired; renewed; deleted
-    STORE_HELD,        // acquire: the key is somebody else's; nothing was set
-    STORE_NOT_OWNER,   // renew, release: the key is missing, another's, or of another type
+    STORE_OK,        // acquired; renewed; deleted; adopted; extended; inspect: answered
+    STORE_HELD,      // acquire, inspect: the key is somebody's (value, type, pttl_ms); nothing set
+    STORE_NOT_OWNER, // the others: the key is missing, another's, or of another type
+    STORE_NOT_YOURS, // adopt: the lease is another uid's; nothing was done
     STORE_UNAVAILABLE, // Redis answered an error that passes (LOADING, READONLY, ...): nothing done
     STORE_REFUSED,     // Redis answered another error (OOM, NOPERM, ...): nothing done
     STORE_UNSENT,      // never written: nothing done, nothing to undo
@@ -52,14 +57,20 @@ struct store_completion {
     uint32_t generation;
     int64_t sent_at_ms; // read just before the write that carried it; 0 when UNSENT
     bool late;          // renew: after its own STORE_TIMEOUT
-    // STORE_TIMEOUT, STORE_LOST and STORE_RELEASE: true when no earlier send of ours can be executed
-    // after this one was answered (same connection, or the old one was killed).
+    // acquire, release, answered: true when no earlier send of ours can be executed after this one
+    // (all were on the same connection, or the old one was killed, or Redis was started anew).
     bool certain;
-    int64_t fence;       // acquire, OK: the fencing token stored with the lease
-    int64_t pttl_ms;     // acquire, HELD: the key's PTTL, -1 without one
-    const char *value;   // acquire, HELD: the value, borrowed; NULL when no string, or too long
+    // acquire: the call's `replaces` back; replaced: the key went straight from it to this lease.
+    uint32_t replaces;
+    uint32_t replaces_generation;
+    bool replaced;
+    int64_t now_us;    // inspect, adopt: Redis' clock
+    int64_t fence;     // acquire, OK: the fencing token stored with the lease
+    int64_t pttl_ms;   // HELD: the key's PTTL, -1 without one
+    const char *value; // HELD: the value, borrowed; NULL when no string, or too long. adopt, OK: as
+                       //   it is now
     size_t value_length; //   its length, also when value is NULL
-    const char *type;    // acquire, HELD: the key's type where it is no string, else NULL
+    const char *type;    // HELD: the key's type where it is no string, else NULL
     const char *error;   // UNAVAILABLE, REFUSED, UNSENT, LOST: why, in words, or NULL
 };
 
@@ -78,6 +89,11 @@ struct store_acquire {
     const char *label;
     size_t label_length;
     int64_t timeout_ms; // from submission: UNSENT or TIMEOUT by then
+    // Hand-over: where the key still holds this lease's value, it goes to the new one without being
+    // free in between. replaces 0: none.
+    uint32_t replaces;
+    uint32_t replaces_generation;
+    struct store_token replaces_token;
 };
 
 struct store_release {
@@ -87,6 +103,21 @@ struct store_release {
     size_t key_length;
     struct store_token token;
     int64_t timeout_ms; // from submission
+};
+
+// adopt, extend, inspect, break: (lease, generation) is the caller's name for the call.
+struct store_query {
+    enum store_op op;
+    uint32_t lease;
+    uint32_t generation;
+    const char *key; // copied
+    size_t key_length;
+    struct store_token token; // adopt, extend
+    int64_t deadline_ms;      // extend: from the grant
+    int64_t pid;              // adopt: the new holder
+    int64_t uid;              // adopt: must be the lease's, or 0
+    const char *host;         // adopt
+    int64_t timeout_ms;       // from submission
 };
 
 // What a renewal needs, asked for when it is written.
@@ -109,6 +140,8 @@ struct store_hooks {
     // completes as STORE_UNSENT.
     bool (*describe)(void *context, uint32_t lease, uint32_t generation, int64_t now_ms,
                      struct store_subject *subject);
+    // A watched key may have been freed: it was, or the watch has only just begun (anew).
+    void (*freed)(void *context, const char *key, size_t key_length, int64_t now_ms);
 };
 
 struct store;
@@ -120,6 +153,11 @@ struct store_ops {
     void (*renew)(struct store *store, uint32_t lease, uint32_t generation, int64_t due_by_ms,
                   int64_t now_ms);
     void (*release)(struct store *store, const struct store_release *release, int64_t now_ms);
+    void (*query)(struct store *store, const struct store_query *query, int64_t now_ms);
+    // Asks to be told (hooks->freed) when the key is freed by a lock-keeper, until unwatch. A watch
+    // outlives connections. Each key at most once.
+    void (*watch)(struct store *store, const char *key, size_t key_length);
+    void (*unwatch)(struct store *store, const char *key, size_t key_length);
     // The earliest instant at which a timeout of the store's is due, INT64_MAX for none; and its sweep.
     int64_t (*next_timeout)(const struct store *store);
     void (*sweep)(struct store *store, int64_t now_ms);

@@ -2,7 +2,7 @@
 //
 // The Redis store: what is submitted, when it is written, and what becomes of it in time.
 //
-// An acquire or a release is encoded when it is submitted and stands in one queue, in order. It is
+// An acquire, a release or a query is encoded when it is submitted and stands in one queue, in order. It is
 // written when 16 have gathered or before the loop sleeps, as far as the socket takes it: once the
 // socket is full, calls stay in the queue. So what is in the output buffer was at least tried to be
 // written, and a call in the queue can still be answered UNSENT. Renewals stand in a heap of their
@@ -32,8 +32,6 @@ enum {
     MAX_CHUNK_BYTES = 65536,
     MAX_CHUNKS = 64, // written in one turn
     MAX_BATCHES = 4, // unanswered
-    MAX_SPARES = 256,
-    TABLE_MIN = 64,
 };
 
 static struct store_redis *of(struct store *store)
@@ -50,20 +48,13 @@ void store_redis_enter(struct store_redis *store)
 
 static void free_memory(struct store_redis *store)
 {
-    struct redis_call *call;
-
     redis_connection_deinit(&store->connection);
+    redis_watch_deinit(&store->watch);
     redis_renewals_deinit(&store->renewals);
     redis_due_deinit(&store->lost_due);
-    heap_deinit(&store->table.timeouts);
     buf_deinit(&store->batch.keys);
     buf_deinit(&store->batch.values);
-    while ((call = store->spare)) {
-        store->spare = call->next;
-        redis_call_free(call);
-    }
-    free(store->table.calls);
-    free(store->table.free_slots);
+    store_redis_deinit_calls(store);
     free(store);
 }
 
@@ -72,119 +63,6 @@ void store_redis_leave(struct store_redis *store)
     assert(store->busy > 0);
     if (--store->busy == 0 && store->closing)
         free_memory(store);
-}
-
-// ---- The table of calls ----
-
-static void place_timeout(void *context, uint32_t item, uint32_t place)
-{
-    struct store_redis *store = context;
-
-    store->table.calls[item]->place = place;
-}
-
-static void grow_table(struct call_table *table)
-{
-    uint32_t capacity = table->capacity ? table->capacity * 2 : TABLE_MIN;
-
-    table->calls = reallocarray(table->calls, capacity, sizeof(struct redis_call *));
-    table->free_slots = reallocarray(table->free_slots, capacity, sizeof *table->free_slots);
-    if (!table->calls || !table->free_slots || heap_reserve(&table->timeouts, capacity) < 0)
-        abort(); // a call that could be neither made nor answered
-    for (uint32_t slot = capacity; slot > table->capacity; slot--)
-        table->free_slots[table->free_count++] = slot - 1;
-    table->capacity = capacity;
-}
-
-struct redis_call *store_redis_new_call(struct store_redis *store, enum redis_call_kind kind)
-{
-    struct redis_call *call = store->spare;
-
-    if (call) {
-        store->spare = call->next;
-        store->spares--;
-        redis_call_reset(call, kind);
-    } else {
-        call = redis_call_new(kind);
-    }
-    if (store->table.free_count == 0)
-        grow_table(&store->table);
-    call->slot = store->table.free_slots[--store->table.free_count];
-    call->place = HEAP_NONE;
-    store->table.calls[call->slot] = call;
-    return call;
-}
-
-void store_redis_start_timeout(struct store_redis *store, struct redis_call *call,
-                               int64_t timeout_at_ms)
-{
-    call->timeout_at_ms = timeout_at_ms;
-    heap_set(&store->table.timeouts, call->slot, call->place, timeout_at_ms);
-}
-
-void store_redis_stop_timeout(struct store_redis *store, struct redis_call *call)
-{
-    if (call->place != HEAP_NONE)
-        heap_set(&store->table.timeouts, call->slot, call->place, INT64_MAX);
-}
-
-void store_redis_drop_call(struct store_redis *store, struct redis_call *call)
-{
-    store_redis_stop_timeout(store, call);
-    store->table.calls[call->slot] = NULL;
-    store->table.free_slots[store->table.free_count++] = call->slot;
-    // While closing, a frame below may still be reading it.
-    if (store->spares >= MAX_SPARES && !store->closing) {
-        redis_call_free(call);
-        return;
-    }
-    call->next = store->spare;
-    store->spare = call;
-    store->spares++;
-}
-
-// ---- The queue ----
-
-static void queue_add(struct call_queue *queue, struct redis_call *call)
-{
-    call->pending = true;
-    call->next = NULL;
-    call->previous = queue->last;
-    if (queue->last)
-        queue->last->next = call;
-    else
-        queue->first = call;
-    queue->last = call;
-}
-
-static void queue_remove(struct call_queue *queue, struct redis_call *call)
-{
-    if (call->previous)
-        call->previous->next = call->next;
-    else
-        queue->first = call->next;
-    if (call->next)
-        call->next->previous = call->previous;
-    else
-        queue->last = call->previous;
-    call->pending = false;
-}
-
-void store_redis_sort_queue(struct store_redis *store)
-{
-    struct call_queue sorted[2] = {0};
-    struct redis_call *call;
-
-    while ((call = store->queue.first)) {
-        queue_remove(&store->queue, call);
-        queue_add(&sorted[call->kind == REDIS_CALL_ACQUIRE], call);
-    }
-    for (int i = 0; i < 2; i++) {
-        while ((call = sorted[i].first)) {
-            queue_remove(&sorted[i], call);
-            queue_add(&store->queue, call);
-        }
-    }
 }
 
 // ---- Completions ----
@@ -196,20 +74,27 @@ void store_redis_report(struct store_redis *store, const struct store_completion
         store->store.hooks->completed(store->store.context, completion, now_ms);
 }
 
+struct store_completion store_redis_completion(const struct redis_call *call)
+{
+    return (struct store_completion){
+        .op = redis_call_op(call),
+        .lease = call->lease,
+        .generation = call->generation,
+        .sent_at_ms = call->sent_at_ms,
+        .replaces = call->replaces,
+        .replaces_generation = call->replaces_generation,
+    };
+}
+
 void store_redis_complete(struct store_redis *store, const struct redis_call *call,
                           enum store_outcome outcome, const char *error, int64_t now_ms)
 {
-    struct store_completion completion = {
-        .op = call->kind == REDIS_CALL_ACQUIRE   ? STORE_ACQUIRE
-              : call->kind == REDIS_CALL_RELEASE ? STORE_RELEASE
-                                                 : STORE_RENEW,
-        .outcome = outcome,
-        .lease = call->lease,
-        .generation = call->generation,
-        .sent_at_ms = outcome == STORE_UNSENT ? 0 : call->sent_at_ms,
-        .error = error,
-    };
+    struct store_completion completion = store_redis_completion(call);
 
+    completion.outcome = outcome;
+    completion.error = error;
+    if (outcome == STORE_UNSENT)
+        completion.sent_at_ms = 0;
     if (call->kind != REDIS_CALL_BATCH) {
         store_redis_report(store, &completion, now_ms);
         return;
@@ -253,7 +138,7 @@ static void encode_queue(struct store_redis *store, int64_t sent_at_ms)
         call = store->queue.first;
         if (!call)
             return;
-        queue_remove(&store->queue, call);
+        store_redis_queue_remove(&store->queue, call);
         redis_call_write(call, output);
         store_redis_written(store, call, sent_at_ms);
     }
@@ -342,6 +227,8 @@ void store_redis_flush(struct store *base, int64_t now_ms)
 
     store_redis_enter(store);
     write_out(store, &now_ms);
+    if (!store->closing)
+        redis_watch_flush(&store->watch, now_ms);
     store_redis_leave(store);
 }
 
@@ -350,7 +237,7 @@ void store_redis_flush(struct store *base, int64_t now_ms)
 static void submit(struct store_redis *store, struct redis_call *call, int64_t timeout_at_ms)
 {
     store_redis_start_timeout(store, call, timeout_at_ms);
-    queue_add(&store->queue, call);
+    store_redis_queue_add(&store->queue, call);
     if (++store->queued >= WRITE_AFTER)
         write_out(store, NULL);
 }
@@ -390,6 +277,30 @@ static void submit_renewal(struct store *base, uint32_t lease, uint32_t generati
         redis_renewals_push(&store->renewals, lease, generation, due_by_ms);
 }
 
+static void submit_query(struct store *base, const struct store_query *query, int64_t now_ms)
+{
+    struct store_redis *store = of(base);
+    struct redis_call *call;
+
+    if (store->closing)
+        return;
+    call = store_redis_new_call(store, redis_call_kind_of(query->op));
+    redis_call_set_query(call, store->options.key_prefix, query);
+    submit(store, call, now_ms + query->timeout_ms);
+}
+
+static void watch(struct store *base, const char *key, size_t key_length)
+{
+    if (!of(base)->closing)
+        redis_watch_add(&of(base)->watch, key, key_length);
+}
+
+static void unwatch(struct store *base, const char *key, size_t key_length)
+{
+    if (!of(base)->closing)
+        redis_watch_remove(&of(base)->watch, key, key_length);
+}
+
 // ---- Time ----
 
 static int64_t next_timeout(const struct store *base)
@@ -397,17 +308,19 @@ static int64_t next_timeout(const struct store *base)
     const struct store_redis *store = (const struct store_redis *)(const void *)base;
     int64_t timeout_ms = heap_earliest(&store->table.timeouts);
     int64_t link_ms = store_redis_link_wake(store);
+    int64_t watch_ms = redis_watch_wake(&store->watch);
+    int64_t earliest_ms = timeout_ms < link_ms ? timeout_ms : link_ms;
 
     if (can_write(store) && (store->queue.first || has_batch(store)))
         return 0;
-    return timeout_ms < link_ms ? timeout_ms : link_ms;
+    return earliest_ms < watch_ms ? earliest_ms : watch_ms;
 }
 
 static void time_out(struct store_redis *store, struct redis_call *call, int64_t now_ms)
 {
     store_redis_stop_timeout(store, call);
     if (call->pending) {
-        queue_remove(&store->queue, call);
+        store_redis_queue_remove(&store->queue, call);
         store_redis_complete(store, call, STORE_UNSENT,
                              store->store.up ? "Redis takes no more requests" : store->error,
                              now_ms);
@@ -430,6 +343,8 @@ static void sweep(struct store *base, int64_t now_ms)
         time_out(store, store->table.calls[heap_first(&store->table.timeouts)], now_ms);
     if (!store->closing)
         store_redis_link_sweep(store, now_ms);
+    if (!store->closing)
+        redis_watch_sweep(&store->watch, now_ms);
     store_redis_leave(store);
 }
 
@@ -439,6 +354,9 @@ static const struct store_ops ops = {
     .acquire = submit_acquire,
     .renew = submit_renewal,
     .release = submit_release,
+    .query = submit_query,
+    .watch = watch,
+    .unwatch = unwatch,
     .next_timeout = next_timeout,
     .sweep = sweep,
 };
@@ -457,9 +375,12 @@ int store_redis_new(struct ev_loop *loop, const struct store_redis_options *opti
     // Only for jitter: any seed will do.
     if (getrandom(&store->random, sizeof store->random, GRND_NONBLOCK) < 0)
         store->random = (uint64_t)clock_boottime_ms();
-    heap_init(&store->table.timeouts, place_timeout, store);
+    store_redis_init_calls(store);
     redis_renewals_init(&store->renewals);
-    store_redis_link_init(store);
+    if (store_redis_link_init(store) < 0) {
+        free_memory(store);
+        return -ENOMEM;
+    }
     *store_out = &store->store;
     return 0;
 }
@@ -479,10 +400,11 @@ struct store *store_redis_free(struct store *base)
     store->store.up = false;
     strcpy(store->error, "the store is closed");
     store_redis_abandon(store, now_ms);
+    redis_watch_main_down(&store->watch);
     store_redis_link_deinit(store);
     store_redis_complete_lost(store, now_ms);
     while ((call = store->queue.first)) {
-        queue_remove(&store->queue, call);
+        store_redis_queue_remove(&store->queue, call);
         store_redis_stop_timeout(store, call);
         store_redis_complete(store, call, STORE_UNSENT, store->error, now_ms);
         store_redis_drop_call(store, call);

@@ -61,7 +61,7 @@ static bool is_string(const struct redis_reply *reply)
 
 // ---- Acquire ----
 
-// {0, PTTL, value or its length}
+// {0, PTTL, value or its length, ...}
 static bool read_held(const struct redis_reply *reply, struct store_completion *completion)
 {
     const struct redis_reply *value = &reply->elements[2];
@@ -79,7 +79,7 @@ static bool read_held(const struct redis_reply *reply, struct store_completion *
     return is_integer(value) && value->integer > 0;
 }
 
-// {2, PTTL, type}
+// {2, PTTL, type, ...}
 static bool read_held_type(const struct redis_reply *reply, struct store_completion *completion)
 {
     if (!is_integer(&reply->elements[1]) || !is_string(&reply->elements[2]))
@@ -98,6 +98,7 @@ static bool read_acquired(const struct redis_reply *reply, struct store_completi
            completion->fence <= WIRE_MAX_INTEGER;
 }
 
+// {1, fence} or {1, fence, 1}
 static bool read_acquire(const struct redis_reply *reply, struct store_completion *completion)
 {
     bool pair = is_array(reply, 2);
@@ -108,7 +109,53 @@ static bool read_acquire(const struct redis_reply *reply, struct store_completio
     case 0:
         return !pair && read_held(reply, completion);
     case 1:
-        return pair && read_acquired(reply, completion);
+        completion->replaced = !pair && is_integer(&reply->elements[2]);
+        return (pair || (completion->replaced && completion->replaces)) &&
+               read_acquired(reply, completion);
+    case 2:
+        return !pair && read_held_type(reply, completion);
+    default:
+        return false;
+    }
+}
+
+// ---- Queries ----
+
+static bool read_clock(const struct redis_reply *reply, struct store_completion *completion)
+{
+    completion->now_us = reply->integer;
+    return is_integer(reply) && reply->integer > 0;
+}
+
+// 0, -1, or {1, value, clock}
+static bool read_adopt(const struct redis_reply *reply, struct store_completion *completion)
+{
+    if (is_integer(reply)) {
+        completion->outcome = reply->integer == 0 ? STORE_NOT_OWNER : STORE_NOT_YOURS;
+        return reply->integer == 0 || reply->integer == -1;
+    }
+    if (!is_array(reply, 3) || !is_integer(&reply->elements[0]) || !is_string(&reply->elements[1]))
+        return false;
+    completion->outcome = STORE_OK;
+    completion->value = reply->elements[1].string;
+    completion->value_length = reply->elements[1].length;
+    return reply->elements[0].integer == 1 && read_clock(&reply->elements[2], completion);
+}
+
+// {1, clock}, or as acquire, and clock
+static bool read_inspect(const struct redis_reply *reply, struct store_completion *completion)
+{
+    bool pair = is_array(reply, 2);
+
+    if ((!pair && !is_array(reply, 4)) || !is_integer(&reply->elements[0]) ||
+        !read_clock(&reply->elements[reply->length - 1], completion))
+        return false;
+    completion->outcome = STORE_OK;
+    switch (reply->elements[0].integer) {
+    case 0:
+        return !pair && read_held(reply, completion);
+    case 1:
+        return pair;
     case 2:
         return !pair && read_held_type(reply, completion);
     default:
@@ -118,11 +165,18 @@ static bool read_acquire(const struct redis_reply *reply, struct store_completio
 
 // ---- One call ----
 
-static bool read_release(const struct redis_reply *reply, struct store_completion *completion)
+// 1 or 0: release, extend, break
+static bool read_done(const struct redis_reply *reply, struct store_completion *completion)
 {
     completion->outcome = reply->integer == 1 ? STORE_OK : STORE_NOT_OWNER;
     return is_integer(reply) && (reply->integer == 0 || reply->integer == 1);
 }
+
+static bool (*const readers[])(const struct redis_reply *, struct store_completion *) = {
+    [REDIS_CALL_ACQUIRE] = read_acquire, [REDIS_CALL_RELEASE] = read_done,
+    [REDIS_CALL_ADOPT] = read_adopt,     [REDIS_CALL_EXTEND] = read_done,
+    [REDIS_CALL_INSPECT] = read_inspect, [REDIS_CALL_BREAK] = read_done,
+};
 
 static void malformed(struct store_redis *store, struct redis_call *call, int64_t now_ms)
 {
@@ -134,26 +188,21 @@ static void malformed(struct store_redis *store, struct redis_call *call, int64_
 static void answer_single(struct store_redis *store, struct redis_call *call,
                           const struct redis_reply *reply, int64_t now_ms)
 {
-    bool acquire = call->kind == REDIS_CALL_ACQUIRE;
+    struct store_completion completion = store_redis_completion(call);
     char words[REDIS_REPLY_WORDS_SIZE];
-    struct store_completion completion = {
-        .op = acquire ? STORE_ACQUIRE : STORE_RELEASE,
-        .lease = call->lease,
-        .generation = call->generation,
-        .sent_at_ms = call->sent_at_ms,
-    };
 
     if (redis_reply_is(reply, REDIS_REPLY_IS_ERROR)) {
         completion.outcome = take_error(store, reply, words);
         completion.error = words;
-    } else if (!(acquire ? read_acquire : read_release)(reply, &completion)) {
+    } else if (!readers[call->kind](reply, &completion)) {
         malformed(store, call, now_ms);
         return;
     }
-    if (!acquire)
+    if (call->kind <= REDIS_CALL_RELEASE)
         completion.certain =
             call->sequence > store->reordered && redis_lost_is_certain(&store->lost, now_ms);
-    store->succeeded |= completion.outcome == STORE_OK;
+    // A replica answers an inspection as well as a master does.
+    store->succeeded |= completion.outcome == STORE_OK && call->kind != REDIS_CALL_INSPECT;
     store_redis_drop_call(store, call);
     store_redis_report(store, &completion, now_ms);
 }
@@ -263,6 +312,10 @@ void store_redis_answer(struct store_redis *store, struct redis_call *call,
     switch (call->kind) {
     case REDIS_CALL_ACQUIRE:
     case REDIS_CALL_RELEASE:
+    case REDIS_CALL_ADOPT:
+    case REDIS_CALL_EXTEND:
+    case REDIS_CALL_INSPECT:
+    case REDIS_CALL_BREAK:
         if (call->answered)
             store_redis_drop_call(store, call);
         else

@@ -40,14 +40,14 @@ static uint64_t next_random(struct store_redis *store)
 }
 
 // Doubled with each attempt up to the maximum; the second half of it at random.
-static int64_t next_pause(struct store_redis *store)
+static int64_t next_pause(struct store_redis *store, unsigned attempts)
 {
     int64_t pause_ms = store->options.backoff_min_ms;
     int64_t half_ms;
 
-    if (store->attempts == 0)
+    if (attempts == 0)
         return 0;
-    for (unsigned i = 1; i < store->attempts && pause_ms < store->options.backoff_max_ms; i++)
+    for (unsigned i = 1; i < attempts && pause_ms < store->options.backoff_max_ms; i++)
         pause_ms *= 2;
     if (pause_ms > store->options.backoff_max_ms)
         pause_ms = store->options.backoff_max_ms;
@@ -63,7 +63,7 @@ static void schedule(struct store_redis *store, int64_t now_ms, bool was_up)
                    (store->succeeded && up_ms >= store->options.backoff_min_ms)))
         store->attempts = store->retiring ? 1 : 0;
     store->link = STORE_REDIS_WAITING;
-    store->link_until_ms = now_ms + next_pause(store);
+    store->link_until_ms = now_ms + next_pause(store, store->attempts);
     store->attempts++;
 }
 
@@ -76,7 +76,7 @@ void store_redis_abandon(struct store_redis *store, int64_t now_ms)
 
     redis_connection_close(&store->connection);
     while ((call = redis_due_pop(&store->connection.due))) {
-        if (call->kind == REDIS_CALL_ACQUIRE && lives_until_ms < now_ms + call->lives_ms)
+        if (call->lives_ms > 0 && lives_until_ms < now_ms + call->lives_ms)
             lives_until_ms = now_ms + call->lives_ms;
         store_redis_stop_timeout(store, call);
         redis_due_push(&store->lost_due, call, call->sent_at_ms);
@@ -108,6 +108,7 @@ void store_redis_lose(struct store_redis *store, const char *error, int64_t now_
     if (error != store->error)
         snprintf(store->error, sizeof store->error, "%s", error);
     store_redis_abandon(store, now_ms);
+    redis_watch_main_down(&store->watch);
     schedule(store, now_ms, was_up);
     store->store.up = false;
     store->retiring = false;
@@ -301,6 +302,7 @@ static void come_up(struct store_redis *store, int64_t now_ms)
         log_warn("this Redis is not a master: it refuses locks",
                  LOG_FIELD_STR("role", store->handshake.role));
     // The keeper submits owed deletes from its hook: they go before the acquires that wait here.
+    redis_watch_main_up(&store->watch, &store->addresses.addresses[store->address]);
     store->holding = true;
     store->store.hooks->status(store->store.context, true, NULL, now_ms);
     store_redis_sort_queue(store);
@@ -360,6 +362,28 @@ static const struct redis_connection_hooks hooks = {
     .broke = on_broke,
 };
 
+// ---- The watch ----
+
+static void on_freed(void *context, const char *key, size_t key_length, int64_t now_ms)
+{
+    struct store_redis *store = context;
+
+    if (!store->closing)
+        store->store.hooks->freed(store->store.context, key, key_length, now_ms);
+}
+
+static int64_t on_pause(void *context, unsigned failures)
+{
+    return next_pause(context, failures);
+}
+
+static const struct redis_watch_hooks watch_hooks = {
+    .begin = on_begin,
+    .end = on_end,
+    .freed = on_freed,
+    .pause = on_pause,
+};
+
 // ---- Time and life ----
 
 int64_t store_redis_link_wake(const struct store_redis *store)
@@ -413,12 +437,13 @@ void store_redis_link_sweep(struct store_redis *store, int64_t now_ms)
     }
 }
 
-void store_redis_link_init(struct store_redis *store)
+int store_redis_link_init(struct store_redis *store)
 {
     store->attempts = 1;
     snprintf(store->error, sizeof store->error, "not connected to Redis yet");
     resolver_init(&store->resolver, store->loop, on_resolved, store);
     redis_connection_init(&store->connection, store->loop, &hooks, store);
+    return redis_watch_init(&store->watch, store->loop, &store->options, &watch_hooks, store);
 }
 
 void store_redis_link_deinit(struct store_redis *store)

@@ -3,6 +3,7 @@
 // The inside of the Redis store, shared by its files and nobody else:
 //
 //     store_redis.c          submission, writing, timeouts, life
+//     store_redis_calls.c    the table of calls, and the queue
 //     store_redis_link.c     the connection's life: address, handshake, loss, back-off
 //     store_redis_answers.c  replies into completions
 #pragma once
@@ -12,6 +13,7 @@
 #include "sidecar/redis_handshake.h"
 #include "sidecar/redis_lost.h"
 #include "sidecar/redis_renewals.h"
+#include "sidecar/redis_watch.h"
 #include "sidecar/resolver.h"
 #include "sidecar/store_redis.h"
 
@@ -58,6 +60,7 @@ struct store_redis {
     struct redis_handshake handshake;
     char run_id[sizeof((struct redis_handshake *)NULL)->run_id]; // of the last one that was up
     struct redis_lost lost;
+    struct redis_watch watch;
 
     struct call_table table;
     struct call_queue queue;        // submitted, not written
@@ -84,25 +87,34 @@ void store_redis_enter(struct store_redis *store);
 // The store may be gone afterwards.
 void store_redis_leave(struct store_redis *store);
 
+// Completes a call that was submitted by the keeper; a batch member by member.
+void store_redis_complete(struct store_redis *store, const struct redis_call *call,
+                          enum store_outcome outcome, const char *error, int64_t now_ms);
+// What every completion of the call (or of its first member) says.
+struct store_completion store_redis_completion(const struct redis_call *call);
+void store_redis_report(struct store_redis *store, const struct store_completion *completion,
+                        int64_t now_ms);
+// A call is in the output buffer.
+void store_redis_written(struct store_redis *store, struct redis_call *call, int64_t sent_at_ms);
+
+// ---- store_redis_calls.c ----
+
+void store_redis_init_calls(struct store_redis *store);
+void store_redis_deinit_calls(struct store_redis *store);
 struct redis_call *store_redis_new_call(struct store_redis *store, enum redis_call_kind kind);
 // Takes it out of the heap of timeouts and frees it.
 void store_redis_drop_call(struct store_redis *store, struct redis_call *call);
 void store_redis_stop_timeout(struct store_redis *store, struct redis_call *call);
 void store_redis_start_timeout(struct store_redis *store, struct redis_call *call,
                                int64_t timeout_at_ms);
-// Releases before acquires, else as they came.
+void store_redis_queue_add(struct call_queue *queue, struct redis_call *call);
+void store_redis_queue_remove(struct call_queue *queue, struct redis_call *call);
+// Acquires behind all others, else as they came.
 void store_redis_sort_queue(struct store_redis *store);
-// Completes a call that was submitted by the keeper; a batch member by member.
-void store_redis_complete(struct store_redis *store, const struct redis_call *call,
-                          enum store_outcome outcome, const char *error, int64_t now_ms);
-void store_redis_report(struct store_redis *store, const struct store_completion *completion,
-                        int64_t now_ms);
-// A call is in the output buffer.
-void store_redis_written(struct store_redis *store, struct redis_call *call, int64_t sent_at_ms);
 
 // ---- store_redis_link.c ----
 
-void store_redis_link_init(struct store_redis *store);
+int store_redis_link_init(struct store_redis *store); // 0 or -ENOMEM
 void store_redis_link_deinit(struct store_redis *store);
 int64_t store_redis_link_wake(const struct store_redis *store);
 void store_redis_link_sweep(struct store_redis *store, int64_t now_ms);

@@ -15,16 +15,25 @@
 #include "protocol/message.h"
 #include "sidecar/index.h"
 #include "sidecar/lease.h"
+#include "sidecar/store.h"
 
 enum { TABLE_INLINE_KEY = 24 };
 
 #define SLOT_NONE INDEX_NONE
 
+// Why a waiter did not get the key when it was last asked for.
+struct denial {
+    int64_t at_ms;
+    struct store_completion completion; // its strings are in `bytes`
+    char bytes[];
+};
+
 // A request that is not answered yet.
 struct pending {
     struct message_id id;
     int64_t asked_at_ms;
-    struct pending *next; // in the keeper's list of free ones
+    struct denial *denial; // owned; NULL: there was none yet
+    struct pending *next;  // in the keeper's list of free ones
 };
 
 struct slot {
@@ -36,18 +45,19 @@ struct slot {
     } text;
     union {
         int64_t fence;           // once granted
-        struct pending *pending; // while ACQUIRING, QUEUED, RELEASING: the request to answer
+        struct pending *pending; // while lease_is_asking, or RELEASING: the request to answer
     };
     uint32_t generation;
     uint32_t session; // whom to tell, 0 for nobody
     uint32_t session_previous;
     uint32_t session_next; // also links the free slots
     uint32_t token_next;
-    uint32_t key_next;   // in the key index; of a queued slot: the one before it
-    uint32_t queue;      // of a key's lease: the last one queued; of a queued slot: the next
-    uint32_t heap_place; // in the deadline heap
-    uint32_t pid;        // the holder's, as seen by the sidecar
-    uint16_t account;    // whose caps it counts against
+    uint32_t key_next;     // in the key index; of a queued slot: the one before it
+    uint32_t queue;        // of a key's lease: the last one queued; of a queued slot: the next
+    uint32_t heap_place;   // in the deadline heap
+    uint32_t pid;          // the holder's, as seen by the sidecar
+    uint16_t account : 12; // whose caps it counts against
+    uint16_t hops : 4;     // hand-overs inside this sidecar since others could have had the key
     uint16_t key_length : 10;
     uint16_t is_outside : 1;
     uint16_t has_key : 1; // in the key index
@@ -86,6 +96,18 @@ struct slot *table_find(const struct table *table, uint32_t number, uint32_t gen
 // The number of the slot with this token, of the key's lease; or SLOT_NONE.
 uint32_t table_find_token(const struct table *table, const struct message_token *token);
 uint32_t table_find_key(const struct table *table, const char *key, size_t key_length);
+
+// Behind a key's lease.
+static inline bool slot_is_queued(const struct slot *slot)
+{
+    return !slot->has_key && slot->queue != SLOT_NONE;
+}
+
+// The holder's pid as it is shown: 0 for a process that has no number here.
+static inline int64_t slot_pid(const struct slot *slot)
+{
+    return (int32_t)slot->pid > 0 ? slot->pid : 0;
+}
 
 static inline bool table_in_use(const struct slot *slot)
 {

@@ -18,6 +18,11 @@ static void finish(struct session *session)
     session->output(session);
 }
 
+static int64_t at_least_0(int64_t value)
+{
+    return value > 0 ? value : 0;
+}
+
 static void write_message(struct buf *out, const char *message)
 {
     writer_string(out, WIRE_MEMBER_MESSAGE, message, strlen(message));
@@ -68,8 +73,9 @@ void tell_holder(const struct keeper *keeper, struct buf *out, const struct slot
     size_t label_length;
     const char *label = slot_label(slot, &label_length);
 
-    write_holder(out, host, strlen(host), slot->pid, accounts_uid(&keeper->accounts, slot->account),
-                 label, label_length, is_granted(slot) ? slot->fence : 0);
+    write_holder(out, host, strlen(host), slot_pid(slot),
+                 accounts_uid(&keeper->accounts, slot->account), label, label_length,
+                 is_granted(slot) ? slot->fence : 0);
 }
 
 // A value that is not ours may be the capability to free somebody's lock: only its size is said.
@@ -97,13 +103,12 @@ static void write_stored_holder(struct buf *out, const struct store_completion *
 
 // ---- Acquire ----
 
-void tell_granted(const struct keeper *keeper, struct session *session, const struct slot *slot,
+void tell_granted(struct session *session, const struct slot *slot, enum wire_op op,
                   const struct message_id *id, int64_t waited_ms)
 {
     struct buf *out = &session->out;
 
-    (void)keeper;
-    writer_reply(out, true, WIRE_OP_ACQUIRE, id);
+    writer_reply(out, true, op, id);
     write_key(out, slot);
     writer_token(out, WIRE_MEMBER_LEASE, &slot->token);
     writer_int(out, WIRE_MEMBER_FENCE, slot->fence);
@@ -122,6 +127,14 @@ static void begin_held(struct buf *out, const struct message_id *id, const char 
     writer_string(out, WIRE_MEMBER_KEY, key, key_length);
 }
 
+static void write_retry_after(struct buf *out, int64_t pttl_ms)
+{
+    if (pttl_ms >= 0)
+        writer_int(out, WIRE_MEMBER_RETRY_AFTER_MS, pttl_ms);
+    else
+        writer_null(out, WIRE_MEMBER_RETRY_AFTER_MS);
+}
+
 void tell_held_here(const struct keeper *keeper, struct session *session, const char *key,
                     size_t key_length, const struct message_id *id, const struct slot *holder,
                     int64_t waited_ms, int64_t now_ms)
@@ -131,23 +144,14 @@ void tell_held_here(const struct keeper *keeper, struct session *session, const 
 
     begin_held(out, id, key, key_length);
     tell_holder(keeper, out, holder);
-    writer_int(out, WIRE_MEMBER_RETRY_AFTER_MS, left_ms > 0 ? left_ms : 0);
+    // Of a contender that only waits itself, nobody knows.
+    write_retry_after(out, !lease_is_live(&holder->lease) ? -1 : left_ms > 0 ? left_ms : 0);
     writer_int(out, WIRE_MEMBER_WAITED_MS, waited_ms);
     finish(session);
 }
 
-static void write_held(struct buf *out, const struct slot *slot, const struct pending *pending,
-                       const struct store_completion *completion)
-{
-    begin_held(out, &pending->id, slot_key(slot), slot->key_length);
-    write_stored_holder(out, completion);
-    if (completion->pttl_ms >= 0)
-        writer_int(out, WIRE_MEMBER_RETRY_AFTER_MS, completion->pttl_ms);
-    else
-        writer_null(out, WIRE_MEMBER_RETRY_AFTER_MS);
-}
-
-static void write_failed(struct buf *out, const struct slot *slot, const struct pending *pending,
+// Redis did not do it: its words, where there are any.
+static void write_failed(struct buf *out, enum wire_op op, const struct message_id *id,
                          const struct store_completion *completion)
 {
     bool refused = completion->outcome == STORE_REFUSED;
@@ -161,23 +165,37 @@ static void write_failed(struct buf *out, const struct slot *slot, const struct 
                  completion->error);
     else
         snprintf(message, sizeof message, "Redis did not answer in time; try again later");
-    writer_error(out, WIRE_OP_ACQUIRE, &pending->id,
-                 refused ? WIRE_ERROR_REDIS_REFUSED : WIRE_ERROR_REDIS_UNAVAILABLE, message);
-    write_key(out, slot);
+    writer_error(out, op, id, refused ? WIRE_ERROR_REDIS_REFUSED : WIRE_ERROR_REDIS_UNAVAILABLE,
+                 message);
 }
 
-void tell_denied(const struct keeper *keeper, struct session *session, const struct slot *slot,
-                 const struct pending *pending, const struct store_completion *completion,
-                 int64_t now_ms)
+void tell_denied(struct session *session, const struct slot *slot, const struct pending *pending,
+                 const struct store_completion *completion, int64_t now_ms)
 {
     struct buf *out = &session->out;
 
-    (void)keeper;
-    if (completion->outcome == STORE_HELD)
-        write_held(out, slot, pending, completion);
-    else
-        write_failed(out, slot, pending, completion);
+    if (completion->outcome == STORE_HELD) {
+        begin_held(out, &pending->id, slot_key(slot), slot->key_length);
+        write_stored_holder(out, completion);
+        write_retry_after(out, completion->pttl_ms);
+    } else {
+        write_failed(out, WIRE_OP_ACQUIRE, &pending->id, completion);
+        write_key(out, slot);
+    }
     writer_int(out, WIRE_MEMBER_WAITED_MS, now_ms - pending->asked_at_ms);
+    finish(session);
+}
+
+void tell_held_there(struct session *session, const struct message_request *request,
+                     const struct store_completion *completion, int64_t age_ms)
+{
+    struct buf *out = &session->out;
+    int64_t left_ms = completion->pttl_ms - age_ms;
+
+    begin_held(out, &request->id, request->key, request->key_length);
+    write_stored_holder(out, completion);
+    write_retry_after(out, completion->pttl_ms < 0 ? -1 : left_ms > 0 ? left_ms : 0);
+    writer_int(out, WIRE_MEMBER_WAITED_MS, 0);
     finish(session);
 }
 
@@ -287,5 +305,118 @@ void tell_released(struct session *session, const struct slot *slot, const struc
     if (outcome == LEASE_RELEASE_LOST)
         writer_bool(out, WIRE_MEMBER_FREED, slot->lease.flags & LEASE_FREED);
     writer_int(out, WIRE_MEMBER_HELD_MS, lease_held_for(&slot->lease, 0));
+    finish(session);
+}
+
+// ---- cancel, extend, adopt, inspect, break ----
+
+void tell_cancel(struct session *session, const struct message_request *request, bool cancelled)
+{
+    writer_reply(&session->out, true, WIRE_OP_CANCEL, &request->id);
+    writer_bool(&session->out, WIRE_MEMBER_CANCELLED, cancelled);
+    finish(session);
+}
+
+void tell_lost(struct session *session, const struct message_request *request,
+               const struct slot *slot)
+{
+    struct buf *out = &session->out;
+
+    writer_error(out, request->op, &request->id, WIRE_ERROR_LOST_ACTOR_LOCK,
+                 "the lease had been lost or revoked");
+    writer_token(out, WIRE_MEMBER_LEASE, &slot->token);
+    write_key(out, slot);
+    finish(session);
+}
+
+static void write_query_key(struct buf *out, const struct query *query)
+{
+    writer_string(out, WIRE_MEMBER_KEY, query->key, query->key_length);
+}
+
+void tell_extended(struct session *session, const struct query *query, const struct slot *slot,
+                   const struct store_completion *completion, int64_t now_ms)
+{
+    struct buf *out = &session->out;
+    bool held = slot && slot->lease.state == LEASE_HELD;
+
+    if (held && completion->outcome != STORE_OK) {
+        tell_query_failed(session, query, completion);
+        return;
+    }
+    if (held)
+        writer_reply(out, true, WIRE_OP_EXTEND, &query->id);
+    else
+        writer_error(out, WIRE_OP_EXTEND, &query->id, WIRE_ERROR_LOST_ACTOR_LOCK,
+                     "the lease was lost or revoked meanwhile");
+    writer_token(out, WIRE_MEMBER_LEASE, &query->token);
+    write_query_key(out, query);
+    if (held) {
+        writer_int(out, WIRE_MEMBER_DEADLINE_MS, slot->lease.deadline_ms);
+        writer_int(out, WIRE_MEMBER_DEADLINE_IN_MS,
+                   at_least_0(lease_deadline_at(&slot->lease) - now_ms));
+    }
+    finish(session);
+}
+
+void tell_not_adopted(struct session *session, const struct message_id *id, const char *key,
+                      size_t key_length)
+{
+    struct buf *out = &session->out;
+
+    writer_error(out, WIRE_OP_ADOPT, id, WIRE_ERROR_LOST_ACTOR_LOCK,
+                 "the key is not held by this lease, or its time is over; stop at once");
+    writer_string(out, WIRE_MEMBER_KEY, key, key_length);
+    finish(session);
+}
+
+// Times of a lease, by the clock that wrote them.
+static void write_inspected_value(struct buf *out, const struct value *value, int64_t now_us)
+{
+    writer_int(out, WIRE_MEMBER_DEADLINE_IN_MS, at_least_0((value->deadline_us - now_us) / 1000));
+    writer_int(out, WIRE_MEMBER_SINCE_MS, at_least_0((now_us - value->since_us) / 1000));
+}
+
+void tell_inspected(const struct keeper *keeper, struct session *session, const struct query *query,
+                    const struct store_completion *completion, int64_t now_ms)
+{
+    struct buf *out = &session->out;
+    bool held = completion->outcome == STORE_HELD;
+    struct value value;
+
+    (void)now_ms;
+    writer_reply(out, true, WIRE_OP_INSPECT, &query->id);
+    write_query_key(out, query);
+    writer_bool(out, WIRE_MEMBER_HELD, held);
+    if (held) {
+        bool ours = completion->value &&
+                    value_parse(completion->value, completion->value_length, &value) == 0;
+        writer_bool(out, WIRE_MEMBER_HERE,
+                    ours && memcmp(value.token.instance, keeper->instance,
+                                   sizeof value.token.instance) == 0);
+        write_stored_holder(out, completion);
+        if (completion->pttl_ms >= 0)
+            writer_int(out, WIRE_MEMBER_TTL_LEFT_MS, completion->pttl_ms);
+        else
+            writer_null(out, WIRE_MEMBER_TTL_LEFT_MS);
+        if (ours)
+            write_inspected_value(out, &value, completion->now_us);
+    }
+    finish(session);
+}
+
+void tell_broken(struct session *session, const struct query *query, bool broken)
+{
+    writer_reply(&session->out, true, WIRE_OP_BREAK, &query->id);
+    write_query_key(&session->out, query);
+    writer_bool(&session->out, WIRE_MEMBER_BROKEN, broken);
+    finish(session);
+}
+
+void tell_query_failed(struct session *session, const struct query *query,
+                       const struct store_completion *completion)
+{
+    write_failed(&session->out, query->op, &query->id, completion);
+    write_query_key(&session->out, query);
     finish(session);
 }

@@ -1,4 +1,4 @@
--- Frees the lock if it is still ours: compare-and-delete.
+-- Frees the lock if it is still ours: compare-and-delete; and says so to those who wait.
 --
 -- KEYS  1 the lock
 -- ARGV  1 head of the value, "<lease> <instance> lk1 "
@@ -13,4 +13,8 @@ end
 if head ~= ARGV[1] then
     return 0
 end
-return redis.pcall('DEL', KEYS[1])
+local deleted = redis.pcall('DEL', KEYS[1])
+if deleted == 1 then
+    redis.pcall('PUBLISH', KEYS[1] .. '\31freed', '') -- an ACL may forbid it: waiters ask again too
+end
+return deleted

@@ -146,6 +146,19 @@ static void on_release(struct store *store, const struct store_release *release,
         release->token.token;
 }
 
+static void on_query(struct store *store, const struct store_query *query, int64_t now_ms)
+{
+    FUZZ_CHECK(query->op >= STORE_ADOPT && query->timeout_ms > 0);
+    FUZZ_CHECK(query->key_length > 0 && query->key_length <= WIRE_MAX_KEY);
+    add(core_of(store), query->op, query->lease, query->generation, now_ms);
+}
+
+static void on_watch(struct store *store, const char *key, size_t key_length)
+{
+    (void)store;
+    FUZZ_CHECK(key && key_length > 0 && key_length <= WIRE_MAX_KEY);
+}
+
 static int64_t on_next_timeout(const struct store *store)
 {
     (void)store;
@@ -162,6 +175,9 @@ static const struct store_ops ops = {
     .acquire = on_acquire,
     .renew = on_renew,
     .release = on_release,
+    .query = on_query,
+    .watch = on_watch,
+    .unwatch = on_watch,
     .next_timeout = on_next_timeout,
     .sweep = on_sweep,
 };
@@ -224,7 +240,7 @@ static enum store_outcome allowed(const struct core_call *call, enum store_outco
 {
     if (outcome == STORE_UNSENT && call->written)
         return STORE_LOST;
-    if (call->op == STORE_ACQUIRE)
+    if (call->op == STORE_ACQUIRE || call->op == STORE_INSPECT)
         return outcome == STORE_NOT_OWNER ? STORE_HELD : outcome;
     return outcome == STORE_HELD ? STORE_NOT_OWNER : outcome;
 }

@@ -315,7 +315,7 @@ static void step(const char *text, size_t length)
         step_store(text[0], at, length - 1);
         break;
     case 'd':
-        keeper_drain(&core.keeper);
+        keeper_drain(&core.keeper, core.now_ms);
         break;
     case 's':
         core.shut = true;

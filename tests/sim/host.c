@@ -449,7 +449,7 @@ void host_drain(struct sim_host *host)
         return;
     host->draining = true;
     fault_count(host->world, SIM_DRAIN);
-    keeper_drain(&host->keeper);
+    keeper_drain(&host->keeper, host_ms(host));
     // At times so soon that acquires are still with the store.
     host->drain_until_ms =
         host_ms(host) + (chance_percent(chance, 50) ? chance_between(chance, 0, 3)

@@ -17,9 +17,9 @@
 #include "tests/tool/fake_store.h"
 
 static const char *const op_names[] = {
-    [STORE_ACQUIRE] = "acquire",
-    [STORE_RENEW] = "renew",
-    [STORE_RELEASE] = "release",
+    [STORE_ACQUIRE] = "acquire", [STORE_RENEW] = "renew",   [STORE_RELEASE] = "release",
+    [STORE_ADOPT] = "adopt",     [STORE_EXTEND] = "extend", [STORE_INSPECT] = "inspect",
+    [STORE_BREAK] = "break",
 };
 
 static struct fake_store *fake_of(struct store *store)
@@ -88,6 +88,74 @@ static void fake_release(struct store *store, const struct store_release *releas
     call->timeout_ms = release->timeout_ms;
 }
 
+static void fake_query(struct store *store, const struct store_query *query, int64_t now_ms)
+{
+    struct fake_call *call = record(store, query->op, query->lease, query->generation, now_ms);
+
+    ck_assert_int_ge(query->op, STORE_ADOPT);
+    record_key(call, query->key, query->key_length);
+    call->token = query->token;
+    call->timeout_ms = query->timeout_ms;
+    call->query = *query;
+    if (query->host)
+        strncpy(call->host, query->host, sizeof call->host - 1);
+    call->query.key = call->key;
+    call->query.host = call->host;
+}
+
+// ---- Watches ----
+
+static struct fake_watch *find_watch(const struct fake_store *fake, const char *key, size_t length)
+{
+    for (size_t i = 0; i < fake->watch_count; i++) {
+        struct fake_watch *watch = &fake->watches[i];
+
+        if (watch->key_length == length && memcmp(watch->key, key, length) == 0)
+            return watch;
+    }
+    return NULL;
+}
+
+static void fake_watch(struct store *store, const char *key, size_t key_length)
+{
+    struct fake_store *fake = fake_of(store);
+    struct fake_watch *watch;
+
+    ck_assert_uint_le(key_length, WIRE_MAX_KEY);
+    ck_assert_msg(!find_watch(fake, key, key_length), "fake store: watched twice: %.*s",
+                  (int)key_length, key);
+    fake->watches = reallocarray(fake->watches, fake->watch_count + 1, sizeof *fake->watches);
+    ck_assert_ptr_nonnull(fake->watches);
+    watch = &fake->watches[fake->watch_count++];
+    *watch = (struct fake_watch){.key_length = key_length};
+    memcpy(watch->key, key, key_length);
+    fake->watched++;
+}
+
+static void fake_unwatch(struct store *store, const char *key, size_t key_length)
+{
+    struct fake_store *fake = fake_of(store);
+    struct fake_watch *watch = find_watch(fake, key, key_length);
+
+    ck_assert_msg(watch, "fake store: not watched: %.*s", (int)key_length, key);
+    *watch = fake->watches[--fake->watch_count];
+}
+
+bool fake_store_is_watched(const struct fake_store *fake, const char *key)
+{
+    return find_watch(fake, key, strlen(key)) != NULL;
+}
+
+void fake_store_free_key(struct fake_store *fake, const char *key)
+{
+    int64_t now_ms = fake->store.hooks->believe(fake->store.context);
+
+    ck_assert_msg(fake_store_is_watched(fake, key), "fake store: not watched: %s", key);
+    fake->store.hooks->freed(fake->store.context, key, strlen(key), now_ms);
+}
+
+// ---- The store ----
+
 static int64_t fake_next_timeout(const struct store *store)
 {
     return ((const struct fake_store *)store)->next_timeout_ms;
@@ -102,6 +170,9 @@ static const struct store_ops fake_ops = {
     .acquire = fake_acquire,
     .renew = fake_renew,
     .release = fake_release,
+    .query = fake_query,
+    .watch = fake_watch,
+    .unwatch = fake_unwatch,
     .next_timeout = fake_next_timeout,
     .sweep = fake_sweep,
 };
@@ -120,6 +191,7 @@ void fake_store_init(struct fake_store *fake)
 void fake_store_deinit(struct fake_store *fake)
 {
     free(fake->calls);
+    free(fake->watches);
     *fake = (struct fake_store){0};
 }
 
@@ -197,6 +269,7 @@ static bool is_answer(enum store_outcome outcome)
     case STORE_OK:
     case STORE_HELD:
     case STORE_NOT_OWNER:
+    case STORE_NOT_YOURS:
     case STORE_UNAVAILABLE:
     case STORE_REFUSED:
         return true;
@@ -222,6 +295,8 @@ void fake_store_complete_with(struct fake_store *fake, struct fake_call *call,
     completion.op = call->op;
     completion.lease = call->lease;
     completion.generation = call->generation;
+    completion.replaces = call->acquire.replaces;
+    completion.replaces_generation = call->acquire.replaces_generation;
     completion.sent_at_ms = completion.outcome == STORE_UNSENT ? 0 : call->sent_at_ms;
     if (is_answer(completion.outcome))
         now_ms = fake->store.hooks->believe(fake->store.context);
@@ -233,7 +308,7 @@ void fake_store_complete(struct fake_store *fake, struct fake_call *call,
 {
     struct store_completion completion = {
         .outcome = outcome,
-        .certain = call->op == STORE_RELEASE && is_answer(outcome),
+        .certain = (call->op == STORE_ACQUIRE || call->op == STORE_RELEASE) && is_answer(outcome),
         .fence = call->op == STORE_ACQUIRE && outcome == STORE_OK ? 1 : 0,
         .pttl_ms = -1,
     };
@@ -244,9 +319,28 @@ void fake_store_complete(struct fake_store *fake, struct fake_call *call,
 void fake_store_grant(struct fake_store *fake, struct fake_call *call, int64_t fence,
                       int64_t now_ms)
 {
-    fake_store_complete_with(
-        fake, call, (struct store_completion){.outcome = STORE_OK, .fence = fence, .pttl_ms = -1},
-        now_ms);
+    fake_store_complete_with(fake, call,
+                             (struct store_completion){
+                                 .outcome = STORE_OK,
+                                 .certain = true,
+                                 .replaced = call->acquire.replaces != 0,
+                                 .fence = fence,
+                                 .pttl_ms = -1,
+                             },
+                             now_ms);
+}
+
+void fake_store_adopt(struct fake_store *fake, struct fake_call *call, const char *value,
+                      int64_t now_us, int64_t now_ms)
+{
+    fake_store_complete_with(fake, call,
+                             (struct store_completion){
+                                 .outcome = STORE_OK,
+                                 .value = value,
+                                 .value_length = strlen(value),
+                                 .now_us = now_us,
+                             },
+                             now_ms);
 }
 
 void fake_store_hold(struct fake_store *fake, struct fake_call *call, const char *value,
@@ -255,6 +349,7 @@ void fake_store_hold(struct fake_store *fake, struct fake_call *call, const char
     fake_store_complete_with(fake, call,
                              (struct store_completion){
                                  .outcome = STORE_HELD,
+                                 .certain = true,
                                  .pttl_ms = pttl_ms,
                                  .value = value,
                                  .value_length = value ? strlen(value) : 0,

@@ -33,18 +33,28 @@ struct fake_call {
     bool seen;                  // taken by fake_store_expect
     bool done;                  // completed
     bool late_allowed;          // renew: completed with STORE_TIMEOUT, may be answered once more
-    char key[WIRE_MAX_KEY + 1]; // acquire, release; renew once it is written
+    char key[WIRE_MAX_KEY + 1]; // renew: once it is written
     size_t key_length;
     struct store_token token; // likewise
     int64_t ttl_ms;           // acquire; renew once written
     int64_t timeout_ms;
     struct store_acquire acquire; // acquire: as submitted, its strings borrowed from this call
+    struct store_query query;     // adopt, extend, inspect, break: likewise
     char host[256];
     char label[WIRE_MAX_LABEL + 1];
 };
 
+// What hooks->freed is to tell of.
+struct fake_watch {
+    char key[WIRE_MAX_KEY + 1];
+    size_t key_length;
+};
+
 struct fake_store {
     struct store store;
+    struct fake_watch *watches; // owned; of now
+    size_t watch_count;
+    size_t watched;          // since the beginning
     struct fake_call *calls; // FAKE_STORE_CALLS of them, so that pointers to them stay valid
     size_t count;
     size_t completed;
@@ -75,10 +85,19 @@ bool fake_store_write(struct fake_store *fake, struct fake_call *call, int64_t n
 // clock is what the completion is delivered with. `now_ms` is the clock of the others.
 void fake_store_complete(struct fake_store *fake, struct fake_call *call,
                          enum store_outcome outcome, int64_t now_ms);
-// The same with every member of the completion but op, lease, generation and sent_at_ms as given.
+// The same with every member of the completion but op, lease, generation, replaces and sent_at_ms as
+// given.
 void fake_store_complete_with(struct fake_store *fake, struct fake_call *call,
                               struct store_completion completion, int64_t now_ms);
-// STORE_OK with a fencing token; STORE_HELD by value (NULL: none).
+// An adoption that Redis has made: STORE_OK with the value as it is then, and Redis' clock.
+void fake_store_adopt(struct fake_store *fake, struct fake_call *call, const char *value,
+                      int64_t now_us, int64_t now_ms);
+
+bool fake_store_is_watched(const struct fake_store *fake, const char *key);
+// The key, which must be watched, was freed. Calls hooks->believe first.
+void fake_store_free_key(struct fake_store *fake, const char *key);
+
+// STORE_OK with a fencing token (of a hand-over: `replaced`); STORE_HELD by value (NULL: none).
 void fake_store_grant(struct fake_store *fake, struct fake_call *call, int64_t fence,
                       int64_t now_ms);
 void fake_store_hold(struct fake_store *fake, struct fake_call *call, const char *value,

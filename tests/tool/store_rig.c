@@ -19,6 +19,7 @@ static int64_t on_believe(void *context)
 
     if (rig->store)
         rig->store->ops->sweep(rig->store, now_ms);
+    rig->believed_ms = now_ms;
     return now_ms;
 }
 
@@ -39,7 +40,10 @@ static void on_completed(void *context, const struct store_completion *completio
     ck_assert_msg(!rig->submitting, "a completion from inside a submission");
     ck_assert_uint_lt(completion->lease, STORE_RIG_MAX_LEASES);
     ck_assert_uint_eq(completion->generation, completion->lease + 1000);
-    result = &rig->results[completion->lease][completion->op];
+    ck_assert(completion->op < STORE_ADOPT || completion->lease < STORE_RIG_MAX_QUERIES);
+    result = completion->op >= STORE_ADOPT
+                 ? &rig->query_results[completion->lease][completion->op - STORE_ADOPT]
+                 : &rig->results[completion->lease][completion->op];
     result->order = ++rig->completions;
     result->now_ms = now_ms;
     if (completion->late)
@@ -71,6 +75,12 @@ static void on_status(void *context, bool up, const char *error, int64_t now_ms)
         rig->on_up(rig);
 }
 
+static void name_token(const struct store_rig *rig, uint32_t lease, struct store_token *token)
+{
+    store_rig_token(lease, token);
+    memcpy(token->instance, rig->instance, WIRE_INSTANCE_DIGITS);
+}
+
 static bool on_describe(void *context, uint32_t lease, uint32_t generation, int64_t now_ms,
                         struct store_subject *subject)
 {
@@ -88,8 +98,26 @@ static bool on_describe(void *context, uint32_t lease, uint32_t generation, int6
         .ttl_ms = rig->ttl_ms,
         .timeout_ms = rig->timeout_ms,
     };
-    store_rig_token(lease, &subject->token);
+    name_token(rig, lease, &subject->token);
     return true;
+}
+
+static void on_freed(void *context, const char *key, size_t key_length, int64_t now_ms)
+{
+    struct store_rig *rig = context;
+    char text[16] = "";
+    unsigned number;
+
+    ck_assert(!rig->submitting);
+    ck_assert_int_eq(now_ms, rig->believed_ms);
+    ck_assert_uint_lt(key_length, sizeof text);
+    memcpy(text, key, key_length);
+    ck_assert_msg(sscanf(text, "k%u", &number) == 1, "%s", text);
+    ck_assert_uint_lt(number, STORE_RIG_MAX_LEASES);
+    rig->freed[number]++;
+    rig->all_freed++;
+    if (rig->on_freed)
+        rig->on_freed(rig, number);
 }
 
 static const struct store_hooks hooks = {
@@ -97,6 +125,7 @@ static const struct store_hooks hooks = {
     .completed = on_completed,
     .status = on_status,
     .describe = on_describe,
+    .freed = on_freed,
 };
 
 // ---- The loop ----
@@ -177,6 +206,9 @@ void store_rig_init(struct store_rig *rig, const char *url)
     };
     rig->ttl_ms = 30000;
     rig->timeout_ms = 2000;
+    rig->instance = "feedfacefeedface";
+    rig->deadline_ms = 300000;
+    rig->adopter_uid = 1000;
     ev_prepare_init(&rig->prepare, on_prepare);
     ev_check_init(&rig->check, on_check);
     ev_set_priority(&rig->check, EV_MAXPRI);
@@ -219,7 +251,7 @@ void store_rig_token(uint32_t lease, struct store_token *token)
     memcpy(token->instance, "feedfacefeedface", WIRE_INSTANCE_DIGITS);
 }
 
-void store_rig_acquire_key(struct store_rig *rig, uint32_t lease, uint32_t key)
+static void acquire(struct store_rig *rig, uint32_t lease, uint32_t key, uint32_t replaces)
 {
     char name[16];
     struct store_acquire acquire = {
@@ -227,7 +259,7 @@ void store_rig_acquire_key(struct store_rig *rig, uint32_t lease, uint32_t key)
         .generation = lease + 1000,
         .key = name,
         .ttl_ms = rig->ttl_ms,
-        .deadline_ms = 300000,
+        .deadline_ms = rig->deadline_ms,
         .fence_floor = rig->fence_floor,
         .pid = 812,
         .uid = 1000,
@@ -239,11 +271,26 @@ void store_rig_acquire_key(struct store_rig *rig, uint32_t lease, uint32_t key)
 
     snprintf(name, sizeof name, "k%u", key);
     acquire.key_length = strlen(name);
-    store_rig_token(lease, &acquire.token);
+    name_token(rig, lease, &acquire.token);
+    if (replaces) {
+        acquire.replaces = replaces;
+        acquire.replaces_generation = replaces + 1000;
+        name_token(rig, replaces, &acquire.replaces_token);
+    }
     rig->submitting = true;
     rig->store->ops->acquire(rig->store, &acquire, clock_boottime_ms());
     rig->submitting = false;
     memset(name, '?', sizeof name); // it must have been copied
+}
+
+void store_rig_acquire_key(struct store_rig *rig, uint32_t lease, uint32_t key)
+{
+    acquire(rig, lease, key, 0);
+}
+
+void store_rig_hand_over(struct store_rig *rig, uint32_t lease, uint32_t key, uint32_t replaces)
+{
+    acquire(rig, lease, key, replaces);
 }
 
 void store_rig_acquire(struct store_rig *rig, uint32_t lease)
@@ -270,9 +317,60 @@ void store_rig_release(struct store_rig *rig, uint32_t lease)
 
     snprintf(name, sizeof name, "k%u", lease);
     release.key_length = strlen(name);
-    store_rig_token(lease, &release.token);
+    name_token(rig, lease, &release.token);
     rig->submitting = true;
     rig->store->ops->release(rig->store, &release, clock_boottime_ms());
     rig->submitting = false;
     memset(name, '?', sizeof name);
+}
+
+void store_rig_query(struct store_rig *rig, enum store_op op, uint32_t lease)
+{
+    char name[16];
+    char host[] = "pod-9";
+    struct store_query query = {
+        .op = op,
+        .lease = lease,
+        .generation = lease + 1000,
+        .key = name,
+        .deadline_ms = rig->deadline_ms,
+        .pid = 900,
+        .uid = rig->adopter_uid,
+        .host = host,
+        .timeout_ms = rig->timeout_ms,
+    };
+
+    snprintf(name, sizeof name, "k%u", lease);
+    query.key_length = strlen(name);
+    name_token(rig, lease, &query.token);
+    rig->submitting = true;
+    rig->store->ops->query(rig->store, &query, clock_boottime_ms());
+    rig->submitting = false;
+    memset(name, '?', sizeof name);
+    memset(host, '?', sizeof host);
+}
+
+// ---- Watches ----
+
+static void watch(struct store_rig *rig, uint32_t key,
+                  void (*op)(struct store *store, const char *key, size_t key_length))
+{
+    char name[16];
+    bool submitting = rig->submitting;
+
+    snprintf(name, sizeof name, "k%u", key);
+    rig->submitting = true;
+    op(rig->store, name, strlen(name));
+    rig->submitting = submitting;
+    memset(name, '?', sizeof name);
+}
+
+void store_rig_watch(struct store_rig *rig, uint32_t key)
+{
+    watch(rig, key, rig->store->ops->watch);
+}
+
+void store_rig_unwatch(struct store_rig *rig, uint32_t key)
+{
+    watch(rig, key, rig->store->ops->unwatch);
 }

@@ -14,6 +14,7 @@
 
 enum {
     STORE_RIG_MAX_LEASES = 4096,
+    STORE_RIG_MAX_QUERIES = 64, // leases that are asked about
 };
 
 struct store_rig_result {
@@ -45,10 +46,18 @@ struct store_rig {
     int64_t ttl_ms;
     int64_t timeout_ms;
     int64_t fence_floor;
+    const char *instance;                  // 16 digits; "feedfacefeedface" at first
+    int64_t deadline_ms;                   // acquire, extend
+    int64_t adopter_uid;                   // adopt: 1000, the uid of all leases, at first
     bool unwanted[STORE_RIG_MAX_LEASES];   // describe says no
     struct store_rig_result (*results)[3]; // by lease and enum store_op
+    struct store_rig_result query_results[STORE_RIG_MAX_QUERIES][4]; // from STORE_ADOPT on
+    int freed[STORE_RIG_MAX_LEASES]; // by key: times that it was said to be freed
+    int all_freed;
+    int64_t believed_ms;
     void (*on_completed)(struct store_rig *rig, const struct store_completion *completion);
     void (*on_up)(struct store_rig *rig);
+    void (*on_freed)(struct store_rig *rig, uint32_t key);
 };
 
 // Fills rig->options; a test may change them before store_rig_start.
@@ -62,6 +71,12 @@ void store_rig_acquire(struct store_rig *rig, uint32_t lease);
 void store_rig_acquire_key(struct store_rig *rig, uint32_t lease, uint32_t key);
 void store_rig_renew(struct store_rig *rig, uint32_t lease, int64_t due_by_ms);
 void store_rig_release(struct store_rig *rig, uint32_t lease);
+// The key goes from the lease `replaces` to another.
+void store_rig_hand_over(struct store_rig *rig, uint32_t lease, uint32_t key, uint32_t replaces);
+// adopt (by pid 900 on pod-9), extend, inspect, break.
+void store_rig_query(struct store_rig *rig, enum store_op op, uint32_t lease);
+void store_rig_watch(struct store_rig *rig, uint32_t key);
+void store_rig_unwatch(struct store_rig *rig, uint32_t key);
 void store_rig_token(uint32_t lease, struct store_token *token);
 
 // One turn of the loop, at most limit_ms long.
@@ -70,7 +85,8 @@ void store_rig_turn(struct store_rig *rig, int64_t limit_ms);
 static inline const struct store_rig_result *store_rig_result(const struct store_rig *rig,
                                                               uint32_t lease, enum store_op op)
 {
-    return &rig->results[lease][op];
+    return op >= STORE_ADOPT ? &rig->query_results[lease][op - STORE_ADOPT]
+                             : &rig->results[lease][op];
 }
 
 #define STORE_RIG_UNTIL(rig, condition)                                                            \

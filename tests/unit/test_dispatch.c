@@ -34,7 +34,8 @@ START_TEST(hello)
     rig_send(&a, "{'op':'hello'}");
     rig_expect_exact(&a,
                      "{'ok':true,'id':1,'op':'hello','protocol':1,'server':'lock-keeper/%s',"
-                     "'instance':'<hex:16>','caps':['notify','list'],'lock_ttl_ms':30000,"
+                     "'instance':'<hex:16>','caps':['wait','adopt','bind','extend',"
+                     "'inspect','break','notify','list'],'lock_ttl_ms':30000,"
                      "'heartbeat_ms':10000,'revoke_margin_ms':6000,'deadline_ms':300000,"
                      "'max_deadline_ms':3600000,'max_line':4096,'max_reply':65536,'now_ms':%d,"
                      "'redis':'up'}",
@@ -68,17 +69,19 @@ static const struct refused_case {
     const char *error;
     const char *names; // in the message
 } refused_cases[] = {
-    {"'op':'acquire','key':'k','wait_ms':1", "errBadRequest", "wait_ms"},
-    {"'op':'acquire','key':'k','wait_ms':-1", "errBadRequest", "wait_ms"},
-    {"'op':'acquire','key':'k','bind':'pid'", "errBadRequest", "bind"},
-    {"'op':'acquire','key':'k','bind':'none'", "errBadRequest", "bind"},
+    {"'op':'acquire','key':'k','wait_ms':-2", "errBadRequest", "wait_ms"},
+    {"'op':'acquire','key':'k','bind':'pid'", "errBadRequest", "bind"}, // the rig watches none
+    {"'op':'acquire','key':'k','bind':'process'", "errBadRequest", "bind"},
     {"'op':'hello','page':true", "errBadRequest", "page"},
-    {"'op':'cancel','target':1", "errUnknownOp", "cancel"},
-    {"'op':'extend','lease':'00112233445566778899aabbccddeeff','deadline_ms':1", "errUnknownOp",
-     "extend"},
-    {"'op':'adopt','key':'k','lease':'00112233445566778899aabbccddeeff'", "errUnknownOp", "adopt"},
-    {"'op':'inspect','key':'k'", "errUnknownOp", "inspect"},
-    {"'op':'break','key':'k'", "errUnknownOp", "break"},
+    {"'op':'cancel'", "errBadRequest", "target"},
+    {"'op':'extend','lease':'00112233445566778899aabbccddeeff','deadline_ms':1", "errUnknownLease",
+     "lease"},
+    {"'op':'extend','lease':'00112233445566778899aabbccddeeff'", "errBadRequest", "deadline_ms"},
+    {"'op':'adopt','key':'k'", "errBadRequest", "lease"},
+    {"'op':'adopt','lease':'00112233445566778899aabbccddeeff'", "errBadRequest", "key"},
+    {"'op':'inspect'", "errBadRequest", "key"},
+    {"'op':'break'", "errBadRequest", "key"},
+    {"'op':'break','key':'k'", "errNotPermitted", "root"},
     {"'op':'steal','key':'k'", "errUnknownOp", "steal"},
     {"'op':'acquire'", "errBadRequest", "key"},
     {"'op':'acquire','key':'k','wait':1", "errBadRequest", "wait"},

@@ -400,28 +400,38 @@ START_TEST(a_grant_refuses_the_queue)
 }
 END_TEST
 
+// The next in the queue is asked for, in the place of the one before it.
+static struct fake_call *expect_handed_over(const struct fake_call *before)
+{
+    struct fake_call *next = fake_store_expect(&rig.fake, STORE_ACQUIRE);
+
+    ck_assert_uint_eq(next->acquire.replaces, before->lease);
+    ck_assert_uint_eq(next->acquire.replaces_generation, before->generation);
+    ck_assert_mem_eq(&next->acquire.replaces_token, &before->token, sizeof before->token);
+    return next;
+}
+
 // A grant that nobody waits for is undone, and then the next in the queue is asked for.
 START_TEST(the_queue_moves_up_behind_an_abandoned_grant)
 {
     struct fake_call *first = ask(&a, "k");
-    struct fake_call *undo, *second;
+    struct fake_call *second, *third;
 
     queue_three();
     rig_gone(&a);
     rig_expect_no_call(&rig);
     complete(first, STORE_OK);
-    undo = fake_store_expect(&rig.fake, STORE_RELEASE); // before the next acquire
-    ck_assert_mem_eq(&undo->token, &first->token, sizeof first->token);
-    second = fake_store_expect(&rig.fake, STORE_ACQUIRE);
+    second = expect_handed_over(first); // which deletes the first one's key
     ck_assert_str_eq(second->label, "second");
     ck_assert_int_eq(second->acquire.timeout_ms, RIG_C - 200); // what is left of its C
-    complete(undo, STORE_OK);
+    rig_expect_no_call(&rig);
 
     rig_gone(&b);
-    complete(second, STORE_OK);
-    rig_complete(&rig, STORE_RELEASE, STORE_OK);
-    complete(fake_store_expect(&rig.fake, STORE_ACQUIRE), STORE_OK);
-    rig_expect(&c, "{'ok':true,'id':1,'key':'k'}");
+    fake_store_grant(&rig.fake, second, 2, rig.now_ms);
+    ck_assert_uint_eq(rig.keeper.table.live, 3); // the first one is done with
+    third = expect_handed_over(second);
+    fake_store_grant(&rig.fake, third, 3, rig.now_ms);
+    rig_expect(&c, "{'ok':true,'id':1,'key':'k','fence':3}");
     rig_expect(&d, "{'ok':false,'id':1,'error':'errLockHeld'}");
     rig_gone(&c);
     rig_complete(&rig, STORE_RELEASE, STORE_OK);
@@ -439,10 +449,9 @@ START_TEST(a_grant_undone_at_its_revoke_time_moves_the_queue_up)
     rig_pass(&rig, 10);
     complete(first, STORE_OK);
     rig_expect(&a, "{'ok':false,'error':'errRedisUnavailable'}");
-    rig_complete(&rig, STORE_RELEASE, STORE_OK);
-    second = fake_store_expect(&rig.fake, STORE_ACQUIRE);
+    second = expect_handed_over(first);
     ck_assert_int_eq(second->acquire.timeout_ms, RIG_C - 10);
-    complete(second, STORE_HELD);
+    complete(second, STORE_HELD); // and so the first one's key is gone, too
     rig_expect(&b, "{'ok':false,'error':'errLockHeld'}");
     rig_check_idle(&rig);
 }
@@ -456,11 +465,14 @@ START_TEST(a_turn_that_comes_late_still_gets_a_moment)
     rig_gone(&a);
     rig_pass(&rig, RIG_C + 5);
     complete(first, STORE_OK);
-    rig_complete(&rig, STORE_RELEASE, STORE_OK);
-    first = fake_store_expect(&rig.fake, STORE_ACQUIRE);
+    first = expect_handed_over(first);
     ck_assert_int_eq(first->acquire.timeout_ms, 1);
     complete(first, STORE_UNSENT);
     rig_expect(&b, "{'ok':false,'error':'errRedisUnavailable'}");
+    rig_expect_no_call(&rig);
+    rig_pass(&rig, RIG_R); // the delete is still owed
+    rig_complete(&rig, STORE_RELEASE, STORE_OK);
+    rig_check_idle(&rig);
 }
 END_TEST
 
@@ -487,15 +499,14 @@ START_TEST(leaving_the_queue)
     ck_assert_uint_eq(rig.keeper.table.live, 3);
     rig_gone(&a);
     complete(first, STORE_OK);
-    rig_complete(&rig, STORE_RELEASE, STORE_OK);
     for (int i = 0; i < 3; i++) {
         if (queued[i] == leaver)
             continue;
-        first = fake_store_expect(&rig.fake, STORE_ACQUIRE);
+        first = expect_handed_over(first);
         rig_gone(queued[i]);
-        complete(first, STORE_OK);
-        rig_complete(&rig, STORE_RELEASE, STORE_OK);
+        fake_store_grant(&rig.fake, first, 2, rig.now_ms);
     }
+    rig_complete(&rig, STORE_RELEASE, STORE_OK);
     rig_check_idle(&rig);
 }
 END_TEST
@@ -518,8 +529,7 @@ START_TEST(one_client_may_queue_behind_itself)
         rig_gone(&a);
         ck_assert_uint_eq(rig.keeper.table.live, 2);
         complete(call, STORE_OK);
-        rig_complete(&rig, STORE_RELEASE, STORE_OK);
-        rig_complete(&rig, STORE_ACQUIRE, STORE_OK);
+        fake_store_grant(&rig.fake, expect_handed_over(call), 2, rig.now_ms);
         rig_expect(&b, "{'ok':true,'id':1}");
         rig_gone(&b);
     }

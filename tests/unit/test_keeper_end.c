@@ -399,7 +399,7 @@ START_TEST(draining_lets_work_finish)
     in_flight = fake_store_expect(&rig.fake, STORE_ACQUIRE);
     rig_send(&b, "{'op':'acquire','key':'asked'}");
     ck_assert(!keeper_is_drained(&rig.keeper, rig.now_ms));
-    keeper_drain(&rig.keeper);
+    keeper_drain(&rig.keeper, rig.now_ms);
     rig_send(&a, "{'op':'acquire','key':'other'}");
     rig_expect(&a, "{'ok':false,'op':'acquire','error':'errShuttingDown'}");
     rig_send(&a, "{'op':'acquire','key':'k'}");
@@ -418,7 +418,7 @@ END_TEST
 START_TEST(an_empty_keeper_is_drained_once_it_drains)
 {
     ck_assert(!keeper_is_drained(&rig.keeper, rig.now_ms));
-    keeper_drain(&rig.keeper);
+    keeper_drain(&rig.keeper, rig.now_ms);
     ck_assert(keeper_is_drained(&rig.keeper, rig.now_ms));
 }
 END_TEST
@@ -430,7 +430,7 @@ START_TEST(shutdown_revokes_what_is_held)
     rig_acquire(&a, &lease, "k1", "");
     rig_acquire(&b, &second, "k2", "");
     rig_pass(&rig, 500);
-    keeper_drain(&rig.keeper);
+    keeper_drain(&rig.keeper, rig.now_ms);
     keeper_shutdown(&rig.keeper, rig.now_ms);
     rig_expect(&a,
                "{'event':'revoked','reason':'shutdown','lease':'%s','safe_ms':%d,"
@@ -468,7 +468,7 @@ START_TEST(a_grant_while_stopping)
     rig_send(&a, "{'op':'acquire','key':'k'}");
     in_flight = fake_store_expect(&rig.fake, STORE_ACQUIRE);
     rig_send(&b, "{'op':'acquire','key':'k'}");
-    keeper_drain(&rig.keeper);
+    keeper_drain(&rig.keeper, rig.now_ms);
     keeper_shutdown(&rig.keeper, rig.now_ms);
     rig_at(&rig, rig.now_ms);
     ck_assert(!keeper_is_drained(&rig.keeper, rig.now_ms));
@@ -496,7 +496,7 @@ START_TEST(only_deletes_are_owed)
     rig_complete(&rig, STORE_ACQUIRE, STORE_TIMEOUT);
     rig_expect(&b, "{'ok':false}");
     in_flight = fake_store_expect(&rig.fake, STORE_RELEASE);
-    keeper_drain(&rig.keeper);
+    keeper_drain(&rig.keeper, rig.now_ms);
     ck_assert(!keeper_is_drained(&rig.keeper, rig.now_ms));
     ck_assert_int_eq(keeper_next_wake(&rig.keeper), rig.now_ms + RIG_C);
     rig_pass(&rig, RIG_C - 1);
@@ -517,7 +517,7 @@ START_TEST(shutdown_and_the_store)
 {
     rig_acquire(&a, &lease, "k", "");
     fake_store_set_down(&rig.fake, "away", rig.now_ms);
-    keeper_drain(&rig.keeper);
+    keeper_drain(&rig.keeper, rig.now_ms);
     if (_i == 0)
         fake_store_set_up(&rig.fake, rig.now_ms);
     keeper_shutdown(&rig.keeper, rig.now_ms);
@@ -548,7 +548,7 @@ START_TEST(the_walk_of_a_shutdown_goes_on)
         table_close(table, i + 1);
     table->free_first = table->free_last = SLOT_NONE; // so that the next slot is a new one
     rig_acquire(&a, &lease, "k", "");
-    keeper_drain(&rig.keeper);
+    keeper_drain(&rig.keeper, rig.now_ms);
     keeper_shutdown(&rig.keeper, rig.now_ms);
     rig_expect_nothing(&a);
     ck_assert_int_eq(keeper_next_wake(&rig.keeper), INT64_MIN);

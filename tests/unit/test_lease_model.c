@@ -516,7 +516,7 @@ static int run(uint64_t seed)
 
     *world = (struct world){.seed = seed, .random = seed, .now_ms = 100, .up_at_ms = NEVER};
     int64_t ttl = ttls[below(world, 4)];
-    lease_init(&world->lease, ttl, 1 + below(world, 20 * ttl), one_in(world, 4));
+    lease_init(&world->lease, ttl, 1 + below(world, 20 * ttl), 0, one_in(world, 4));
     world->faults = !one_in(world, 4);
     world->fault_at_ms = world->now_ms + below(world, 4 * ttl);
     world->action_at_ms = world->now_ms + below(world, 12 * ttl);

@@ -31,8 +31,10 @@ struct watch {
     int64_t confirmed_ms; // sent_at + T - drift of the newest positive answer
     int64_t promised_ms;  // its validity when it ceased to be held
     int64_t owed_at_ms;
-    int told[32]; // per bit of an action
+    int64_t wait_until_ms; // 0: tries once
+    int told[32];          // per bit of an action
     bool granted;
+    bool unknown;     // an attempt to acquire may yet be executed
     bool left;        // its client went, or was cut off, before anything else ended it
     bool stopped;     // its client said so: RELEASE, or UNBIND where that frees the key
     bool releasing;   // a client waits for the release's reply
@@ -91,14 +93,16 @@ static bool is(const struct lease *lease, enum lease_state state)
 
 // ---- The rules ----
 
-// Only forward; HELD once.
+// Only forward, but for who asks again; HELD once.
 static void check_transition(const struct watch *watch, const struct lease *before)
 {
     static const unsigned next[LEASE_STATE_COUNT] = {
-        [LEASE_NEW] = 1u << LEASE_QUEUED | 1u << LEASE_ACQUIRING | 1u << LEASE_GONE,
-        [LEASE_QUEUED] = 1u << LEASE_ACQUIRING | 1u << LEASE_GONE,
-        [LEASE_ACQUIRING] =
-            1u << LEASE_ABANDONED | 1u << LEASE_HELD | 1u << LEASE_OWED | 1u << LEASE_GONE,
+        [LEASE_NEW] =
+            1u << LEASE_QUEUED | 1u << LEASE_ACQUIRING | 1u << LEASE_HELD | 1u << LEASE_GONE,
+        [LEASE_QUEUED] = 1u << LEASE_ACQUIRING | 1u << LEASE_WAITING | 1u << LEASE_GONE,
+        [LEASE_ACQUIRING] = 1u << LEASE_WAITING | 1u << LEASE_ABANDONED | 1u << LEASE_HELD |
+                            1u << LEASE_OWED | 1u << LEASE_GONE,
+        [LEASE_WAITING] = 1u << LEASE_ACQUIRING | 1u << LEASE_OWED | 1u << LEASE_GONE,
         [LEASE_ABANDONED] = 1u << LEASE_OWED | 1u << LEASE_GONE,
         [LEASE_HELD] =
             1u << LEASE_RELEASING | 1u << LEASE_ENDING | 1u << LEASE_OWED | 1u << LEASE_GONE,
@@ -121,7 +125,14 @@ static void check_telling(const struct watch *watch, const struct lease *before,
     for (int bit = 0; bit < 32; bit++)
         HOLDS(watch->told[bit] <= 1 || 1u << bit == LEASE_DO_TELL_AT_RISK ||
               1u << bit == LEASE_DO_TELL_RENEWED || 1u << bit == LEASE_DO_RENEW ||
-              1u << bit == LEASE_DO_DELETE);
+              1u << bit == LEASE_DO_DELETE ||
+              (watch->wait_until_ms &&
+               (1u << bit == LEASE_DO_ACQUIRE || 1u << bit == LEASE_DO_TELL_WAITING)));
+    // One answer to the acquire, and nothing is asked for after it.
+    HOLDS(!(set & LEASE_DO_ACQUIRE) || watch->told[1] + watch->told[2] == 0);
+    HOLDS(watch->told[1] + watch->told[2] <= 1);
+    HOLDS(!!(set & LEASE_DO_TELL_WAITING) ==
+          (is(before, LEASE_ACQUIRING) && is(lease, LEASE_WAITING)));
     HOLDS(!!(set & LEASE_DO_TELL_GRANTED) == (is(lease, LEASE_HELD) && !is(before, LEASE_HELD)));
     HOLDS(!(set & LEASE_DO_TELL_DENIED) || (!watch->granted && !watch->left));
     HOLDS(!(set & LEASE_DO_TELL_REVOKED) || (ceased && lease->reason < WIRE_REASON_COUNT));
@@ -139,14 +150,15 @@ static void check_telling(const struct watch *watch, const struct lease *before,
 }
 
 static void check_validity(const struct watch *watch, const struct lease *before,
-                           struct lease_actions actions)
+                           enum lease_event_kind event, struct lease_actions actions)
 {
     const struct lease *lease = &watch->lease;
 
     if (is(lease, LEASE_HELD)) {
         HOLDS(lease->until_ms <= watch->confirmed_ms);
         HOLDS(watch->now_ms < lease->until_ms - margin(watch));
-        HOLDS(watch->now_ms < watch->granted_at_ms + lease->deadline_ms);
+        HOLDS(watch->now_ms < watch->granted_at_ms + lease->deadline_ms ||
+              event == LEASE_ON_EXTEND);
         HOLDS(lease_held_for(lease, watch->now_ms) == watch->now_ms - watch->granted_at_ms);
     }
     if (is(before, LEASE_HELD)) {
@@ -155,7 +167,8 @@ static void check_validity(const struct watch *watch, const struct lease *before
         HOLDS(!(actions.set & LEASE_DO_TELL_RENEWED) ||
               (lease->until_ms > before->until_ms &&
                watch->now_ms < before->until_ms - margin(watch)));
-        HOLDS(!(actions.set & LEASE_DO_TELL_REVOKED) || actions.valid_until_ms == before->until_ms);
+        if (actions.set & LEASE_DO_TELL_REVOKED)
+            HOLDS(actions.valid_until_ms == watch->promised_ms);
     }
     if (actions.set & (LEASE_DO_TELL_GRANTED | LEASE_DO_TELL_RENEWED))
         HOLDS(actions.valid_until_ms == lease->until_ms);
@@ -177,6 +190,14 @@ static void check_store(const struct watch *watch, const struct lease *before,
         // Nobody is robbed.
         HOLDS(!watch->granted || watch->stopped || watch->now_ms >= watch->promised_ms);
     }
+    // What may yet be executed is followed by a delete; what never can be is not.
+    if (set & LEASE_DO_UNKEY && !watch->granted && event->kind != LEASE_ON_GRANTED)
+        HOLDS(!!(set & LEASE_DO_DELETE) == watch->unknown);
+    if (event->kind == LEASE_ON_ADOPTED && is(before, LEASE_NEW))
+        HOLDS(!(set & (LEASE_DO_DELETE | LEASE_DO_UNKEY)));
+    // Others come first.
+    if (before->flags & LEASE_YIELDS && watch->now_ms < before->next_ms)
+        HOLDS(!(set & LEASE_DO_ACQUIRE));
     // Evidence ends it; what proves nothing does not.
     HOLDS(event->kind != LEASE_ON_NOT_OWNER || !is(lease, LEASE_HELD));
     if (is(before, LEASE_OWED) && event->kind != LEASE_ON_WAKE)
@@ -194,9 +215,12 @@ static void check_wake(const struct watch *watch, const struct lease *before,
     const struct lease *lease = &watch->lease;
     int64_t wake_at = lease_wake_at(lease, &watch->rules);
     bool timed = is(lease, LEASE_HELD) || is(lease, LEASE_RELEASING) || is(lease, LEASE_ENDING) ||
-                 is(lease, LEASE_OWED);
+                 is(lease, LEASE_OWED) || is(lease, LEASE_WAITING);
+    bool waits = watch->wait_until_ms && (is(lease, LEASE_NEW) || is(lease, LEASE_QUEUED));
 
-    HOLDS(timed == (wake_at != INT64_MAX));
+    HOLDS((timed || waits) == (wake_at != INT64_MAX));
+    if (waits || is(lease, LEASE_WAITING))
+        HOLDS(wake_at <= watch->wait_until_ms);
     if (is(lease, LEASE_OWED))
         HOLDS(wake_at <= watch->owed_at_ms + last_life(lease));
     if (is(lease, LEASE_HELD))
@@ -231,14 +255,27 @@ static void note(struct watch *watch, const struct lease *before, const struct l
     if (actions.set & LEASE_DO_TELL_GRANTED) {
         watch->granted = true;
         watch->granted_at_ms = watch->now_ms;
+        if (event->kind == LEASE_ON_ADOPTED)
+            watch->granted_at_ms = event->sent_at_ms - event->age_ms;
     }
-    if (event->kind == LEASE_ON_GRANTED || event->kind == LEASE_ON_RENEWED) {
+    if (is(before, LEASE_ACQUIRING) || is(before, LEASE_ABANDONED)) {
+        bool over = event->kind == LEASE_ON_GRANTED && !watch->left;
+        if (event->kind == LEASE_ON_UNKNOWN || (event->kind == LEASE_ON_GRANTED && watch->left))
+            watch->unknown = true; // or it was executed
+        else if (over || (event->kind == LEASE_ON_DENIED && event->certain))
+            watch->unknown = false;
+    }
+    if (event->kind == LEASE_ON_GRANTED || event->kind == LEASE_ON_ADOPTED ||
+        event->kind == LEASE_ON_RENEWED) {
         int64_t until_ms = event->sent_at_ms + lease->ttl_ms - drift(lease);
         if (until_ms > watch->confirmed_ms)
             watch->confirmed_ms = until_ms;
     }
     if (is(before, LEASE_HELD) && !is(lease, LEASE_HELD))
         watch->promised_ms = before->until_ms;
+    if (event->kind == LEASE_ON_BREAK && is(before, LEASE_HELD) &&
+        lease->reason == WIRE_REASON_BROKEN && watch->now_ms + event->grace_ms < watch->promised_ms)
+        watch->promised_ms = watch->now_ms + event->grace_ms;
     if (is(lease, LEASE_OWED) && (!is(before, LEASE_OWED) || event->kind == LEASE_ON_DELETE_FAILED))
         watch->owed_at_ms = watch->now_ms;
     if (event->kind == LEASE_ON_RELEASE && taken) {
@@ -273,7 +310,7 @@ static void take(struct watch *watch, struct lease_event event)
     note(watch, &before, &event, actions);
     check_transition(watch, &before);
     check_telling(watch, &before, &event, actions.set);
-    check_validity(watch, &before, actions);
+    check_validity(watch, &before, event.kind, actions);
     check_store(watch, &before, &event, actions.set);
     check_wake(watch, &before, &event);
 }
@@ -290,8 +327,13 @@ static enum lease_event_kind usual(struct watch *watch)
     case LEASE_QUEUED:
         return LEASE_ON_START;
     case LEASE_ACQUIRING:
+        if (watch->wait_until_ms && !one_in(watch, 4))
+            return one_in(watch, 3) ? LEASE_ON_UNKNOWN : LEASE_ON_DENIED;
+        return LEASE_ON_GRANTED;
     case LEASE_ABANDONED:
         return LEASE_ON_GRANTED;
+    case LEASE_WAITING:
+        return one_in(watch, 2) ? LEASE_ON_POKE : LEASE_ON_WAKE;
     case LEASE_HELD:
         if (watch->lease.flags & LEASE_RENEWING)
             return one_in(watch, 4) ? LEASE_ON_RENEW_FAILED : LEASE_ON_RENEWED;
@@ -326,10 +368,21 @@ static struct lease_event random_event(struct watch *watch)
 
     event.kind =
         one_in(watch, 6) ? (enum lease_event_kind)below(watch, LEASE_EVENT_COUNT) : usual(watch);
+    // The keeper never does these: they are asserted.
+    if ((event.kind == LEASE_ON_DEFER && is(&watch->lease, LEASE_NEW)) ||
+        (event.kind == LEASE_ON_DEFER && !watch->wait_until_ms) ||
+        (event.kind == LEASE_ON_ADOPTED &&
+         (is(&watch->lease, LEASE_QUEUED) || watch->wait_until_ms)))
+        event.kind = LEASE_ON_WAKE;
     pass_time(watch, event.kind == LEASE_ON_WAKE && !one_in(watch, 8));
     event.late =
         (event.kind == LEASE_ON_RENEWED || event.kind == LEASE_ON_RENEW_FAILED) && one_in(watch, 4);
     event.certain = one_in(watch, 2);
+    event.final = one_in(watch, 10);
+    event.retry_ms = 1 + below(watch, 1000);
+    event.age_ms = below(watch, watch->lease.deadline_ms + 10);
+    event.grace_ms = one_in(watch, 2) ? 0 : below(watch, watch->lease.ttl_ms);
+    event.deadline_ms = 1 + below(watch, 20 * (int64_t)watch->lease.ttl_ms);
     event.tell = one_in(watch, 2);
     event.spread = (uint32_t)below(watch, LEASE_SPREAD);
     event.sent_at_ms = watch->now_ms - (one_in(watch, 10) ? below(watch, watch->lease.ttl_ms)
@@ -348,8 +401,10 @@ static void begin(struct watch *watch, uint64_t seed)
     watch->now_ms += below(watch, 1000000);
     watch->rules = rules[below(watch, 3)];
     memset(&watch->lease, 0, sizeof watch->lease);
+    if (one_in(watch, 2))
+        watch->wait_until_ms = watch->now_ms + 1 + below(watch, 3 * ttl);
     lease_init(&watch->lease, ttl, 1 + below(watch, one_in(watch, 3) ? ttl : 20 * ttl),
-               one_in(watch, 3));
+               watch->wait_until_ms, one_in(watch, 3));
 }
 
 static void wake_until_gone(struct watch *watch)

@@ -157,7 +157,7 @@ static struct lease acquiring(int64_t ttl_ms, int64_t deadline_ms)
     const struct lease_event start = {.kind = LEASE_ON_START};
     struct lease lease;
 
-    lease_init(&lease, ttl_ms, deadline_ms, false);
+    lease_init(&lease, ttl_ms, deadline_ms, 0, false);
     if (lease_step(&lease, &rules, &start, 1).set != LEASE_DO_ACQUIRE)
         ck_abort_msg("not started");
     return lease;
@@ -290,10 +290,10 @@ END_TEST
 
 static const struct {
     enum wire_reason reason;
-    bool promised; // the key is still ours until valid_until
+    bool promised; // the key is still ours until valid_until, or until the grace is over
 } safe_cases[] = {
     {WIRE_REASON_LOST, false},    {WIRE_REASON_UNREACHABLE, true}, {WIRE_REASON_DEADLINE, true},
-    {WIRE_REASON_SHUTDOWN, true}, {WIRE_REASON_BROKEN, false},     {WIRE_REASON_RELEASED, false},
+    {WIRE_REASON_SHUTDOWN, true}, {WIRE_REASON_BROKEN, true},      {WIRE_REASON_RELEASED, false},
     {WIRE_REASON_MOVED, false},   {WIRE_REASON_EOF, false},
 };
 
@@ -350,7 +350,7 @@ START_TEST(test_init)
     struct lease lease;
 
     memset(&lease, 0xff, sizeof lease);
-    lease_init(&lease, 500, 1, true);
+    lease_init(&lease, 500, 1, 0, true);
     ck_assert_int_eq(lease.state, LEASE_NEW);
     ck_assert_uint_eq(lease.flags, LEASE_EXPIRES);
     ck_assert_uint_eq(lease.ttl_ms, 500);
@@ -358,10 +358,18 @@ START_TEST(test_init)
     ck_assert_int_eq(lease_wake_at(&lease, &rules), INT64_MAX);
     ck_assert_int_eq(lease_held_for(&lease, 99), 0);
 
-    lease_init(&lease, LEASE_MAX_SPAN_MS, LEASE_MAX_SPAN_MS, false);
+    lease_init(&lease, LEASE_MAX_SPAN_MS, LEASE_MAX_SPAN_MS, 0, false);
     ck_assert_uint_eq(lease.flags, 0);
     ck_assert_uint_eq(lease.ttl_ms, 2147483647);
     ck_assert_uint_eq(lease.deadline_ms, 2147483647);
+
+    lease_init(&lease, 500, 1, 777, false);
+    ck_assert_uint_eq(lease.flags, LEASE_WAITS);
+    ck_assert_int_eq(lease_wake_at(&lease, &rules), 777);
+    lease_set_expires(&lease, true);
+    ck_assert_uint_eq(lease.flags, LEASE_WAITS | LEASE_EXPIRES);
+    lease_set_expires(&lease, false);
+    ck_assert_uint_eq(lease.flags, LEASE_WAITS);
 }
 END_TEST
 
@@ -372,7 +380,7 @@ static const int64_t refused_spans[][2] = {
 START_TEST(test_init_asserts_its_bounds)
 {
     struct lease lease;
-    lease_init(&lease, refused_spans[_i][0], refused_spans[_i][1], false);
+    lease_init(&lease, refused_spans[_i][0], refused_spans[_i][1], 0, false);
 }
 END_TEST
 
@@ -394,22 +402,24 @@ END_TEST
 START_TEST(test_classes)
 {
     static const struct {
-        bool live, has_key, pending, pending_when_lost;
+        bool live, has_key, asking, pending, pending_when_lost;
     } classes[LEASE_STATE_COUNT] = {
-        [LEASE_NEW] = {false, false, true, true},
-        [LEASE_QUEUED] = {false, false, true, true},
-        [LEASE_ACQUIRING] = {false, true, true, true},
-        [LEASE_ABANDONED] = {false, true, true, true},
-        [LEASE_HELD] = {true, true, true, true},
-        [LEASE_RELEASING] = {false, false, true, true},
-        [LEASE_ENDING] = {false, false, true, false},
-        [LEASE_OWED] = {false, false, true, true},
-        [LEASE_GONE] = {false, false, false, false},
+        [LEASE_NEW] = {false, false, false, true, true},
+        [LEASE_QUEUED] = {false, false, true, true, true},
+        [LEASE_ACQUIRING] = {false, true, true, true, true},
+        [LEASE_WAITING] = {false, true, true, true, true},
+        [LEASE_ABANDONED] = {false, true, false, true, true},
+        [LEASE_HELD] = {true, true, false, true, true},
+        [LEASE_RELEASING] = {false, false, false, true, true},
+        [LEASE_ENDING] = {false, false, false, true, false},
+        [LEASE_OWED] = {false, false, false, true, true},
+        [LEASE_GONE] = {false, false, false, false, false},
     };
     struct lease lease = {.state = (uint8_t)_i};
 
     ck_assert_int_eq(lease_is_live(&lease), classes[_i].live);
     ck_assert_int_eq(lease_has_key(&lease), classes[_i].has_key);
+    ck_assert_int_eq(lease_is_asking(&lease), classes[_i].asking);
     ck_assert_int_eq(lease_is_pending(&lease), classes[_i].pending);
     lease.flags = LEASE_LOST;
     ck_assert_int_eq(lease_is_pending(&lease), classes[_i].pending_when_lost);

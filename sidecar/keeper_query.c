@@ -1,0 +1,510 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// adopt, extend, inspect, break: requests that ask Redis something about a key besides acquiring,
+// renewing and releasing it.
+//
+// Each is a query with a number and a generation of its own, which the store brings back; its
+// session may go meanwhile, then the answer is carried out all the same and told to nobody.
+//
+// adopt    Redis moves the lease to this instance where its token, uid and deadline allow it. The
+//          answer makes a slot that is held from then on; or, for a lease of this sidecar, moves it
+//          from one connection to another.
+// extend   The value is rewritten first, then the lease here.
+// break    A lease of this sidecar is revoked first and its key deleted after the grace; the query
+//          waits for that. Any other key is deleted by the store.
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sidecar/keeper_inside.h"
+#include "sidecar/log.h"
+#include "sidecar/tell.h"
+#include "sidecar/value.h"
+
+// ---- Queries ----
+
+static struct query *find_query(const struct keeper *keeper, uint32_t number, uint32_t generation)
+{
+    struct query *query = number < keeper->query_count ? keeper->queries[number] : NULL;
+
+    return query && query->generation == generation && generation & 1 ? query : NULL;
+}
+
+static uint32_t new_query(struct keeper *keeper)
+{
+    uint32_t number = keeper->query_free;
+    struct query **queries;
+    struct query *query;
+
+    if (number != 0) {
+        keeper->query_free = keeper->queries[number]->next_free;
+        return number;
+    }
+    number = keeper->query_count ? keeper->query_count : 1; // 0 names none
+    queries = realloc(keeper->queries, (number + 1) * sizeof(struct query *));
+    query = calloc(1, sizeof *query);
+    if (queries)
+        keeper->queries = queries;
+    if (!queries || !query) {
+        free(query);
+        return 0;
+    }
+    queries[0] = NULL;
+    queries[number] = query;
+    keeper->query_count = number + 1;
+    return number;
+}
+
+// A query of the session; 0 after a refusal.
+static uint32_t open_query(struct keeper *keeper, struct session *session,
+                           const struct message_request *request)
+{
+    uint32_t number = keeper_may_wait(session, request) ? new_query(keeper) : 0;
+    uint32_t generation;
+    struct query *query;
+
+    if (number == 0) {
+        if (session->unanswered < WIRE_MAX_UNANSWERED)
+            tell_error(session, request->op, &request->id, WIRE_ERROR_INTERNAL, "out of memory");
+        return 0;
+    }
+    query = keeper->queries[number];
+    generation = query->generation + 1;
+    *query = (struct query){
+        .id = request->id,
+        .token = request->lease,
+        .op = request->op,
+        .generation = generation,
+        .session = session->number,
+        .bind = request->bind & 3,
+        .notify = request->notify & 3,
+        .expires = request->on_disconnect == WIRE_DISCONNECT_EXPIRE,
+        .pid = (pid_t)request->pid,
+        .key_length = (uint16_t)request->key_length,
+    };
+    memcpy(query->key, request->key, request->key_length);
+    session->unanswered++;
+    return number;
+}
+
+static void close_query(struct keeper *keeper, uint32_t number)
+{
+    struct query *query = keeper->queries[number];
+
+    if (query->session)
+        keeper->sessions[query->session]->unanswered--;
+    query->generation++;
+    query->next_free = keeper->query_free;
+    keeper->query_free = number;
+}
+
+void keeper_forget_queries(struct keeper *keeper, struct session *session)
+{
+    for (uint32_t i = 1; i < keeper->query_count && session->unanswered > 0; i++) {
+        struct query *query = keeper->queries[i];
+        if (!(query->generation & 1) || query->session != session->number)
+            continue;
+        query->session = 0;
+        session->unanswered--;
+    }
+}
+
+static struct session *asker_of(const struct keeper *keeper, const struct query *query)
+{
+    return query->session ? keeper->sessions[query->session] : NULL;
+}
+
+static void submit(struct keeper *keeper, uint32_t number, enum store_op op,
+                   const struct session *session, int64_t now_ms)
+{
+    const struct query *query = keeper->queries[number];
+    struct store_query call = {
+        .op = op,
+        .lease = number,
+        .generation = query->generation,
+        .key = query->key,
+        .key_length = query->key_length,
+        .token = {.token = query->token},
+        .deadline_ms = query->deadline_ms,
+        .pid = query->pid ? query->pid : session->pid,
+        .uid = session->uid,
+        .host = keeper->options.host,
+        .timeout_ms = lease_call_ms(keeper->options.lock_ttl_ms),
+    };
+
+    memcpy(call.token.instance, keeper->instance, sizeof call.token.instance);
+    keeper->store->ops->query(keeper->store, &call, now_ms);
+}
+
+static void name_key(struct query *query, const struct slot *slot)
+{
+    query->key_length = slot->key_length;
+    memcpy(query->key, slot_key(slot), slot->key_length);
+}
+
+// ---- inspect ----
+
+static bool is_operator(const struct keeper *keeper, const struct session *session)
+{
+    return session->uid == 0 || session->uid == keeper->options.uid;
+}
+
+void keeper_inspect(struct keeper *keeper, struct session *session,
+                    const struct message_request *request, int64_t now_ms)
+{
+    uint32_t number = open_query(keeper, session, request);
+
+    if (number != 0)
+        submit(keeper, number, STORE_INSPECT, session, now_ms);
+}
+
+// ---- extend ----
+
+void keeper_extend(struct keeper *keeper, struct session *session,
+                   const struct message_request *request, int64_t now_ms)
+{
+    uint32_t lease = table_find_token(&keeper->table, &request->lease);
+    struct slot *slot = lease == SLOT_NONE ? NULL : table_slot(&keeper->table, lease);
+    int64_t deadline_ms = request->deadline_ms;
+    uint32_t number;
+    struct query *query;
+
+    if (slot && slot->lease.state == LEASE_ENDING) {
+        tell_lost(session, request, slot);
+        return;
+    }
+    if (!slot || slot->lease.state != LEASE_HELD) {
+        tell_error(session, request->op, &request->id, WIRE_ERROR_UNKNOWN_LEASE,
+                   "\"lease\" names no lease of this sidecar; it may have ended long ago");
+        return;
+    }
+    if (deadline_ms > keeper->options.max_workflow_deadline_ms)
+        deadline_ms = keeper->options.max_workflow_deadline_ms;
+    if (slot->lease.held_ms + deadline_ms <= now_ms) {
+        tell_error(session, request->op, &request->id, WIRE_ERROR_BAD_REQUEST,
+                   "\"deadline_ms\" counts from the grant, %lld ms ago: that moment is past",
+                   (long long)(now_ms - slot->lease.held_ms));
+        return;
+    }
+    number = open_query(keeper, session, request);
+    if (number == 0)
+        return;
+    query = keeper->queries[number];
+    query->lease = lease;
+    query->lease_generation = slot->generation;
+    query->deadline_ms = deadline_ms;
+    name_key(query, slot);
+    submit(keeper, number, STORE_EXTEND, session, now_ms);
+}
+
+static void extended(struct keeper *keeper, const struct query *query,
+                     const struct store_completion *completion, int64_t now_ms)
+{
+    const struct slot *slot = table_find(&keeper->table, query->lease, query->lease_generation);
+    struct session *session = asker_of(keeper, query);
+
+    if (slot && completion->outcome == STORE_OK)
+        keeper_apply(
+            keeper, query->lease,
+            &(struct lease_event){.kind = LEASE_ON_EXTEND, .deadline_ms = query->deadline_ms}, NULL,
+            now_ms);
+    else if (slot && completion->outcome == STORE_NOT_OWNER)
+        keeper_apply_kind(keeper, query->lease, LEASE_ON_NOT_OWNER, now_ms);
+    slot = table_find(&keeper->table, query->lease, query->lease_generation);
+    if (session)
+        tell_extended(session, query, slot, completion, now_ms);
+}
+
+// ---- adopt ----
+
+// The token is of a lease here: held, its uid must be the session's; over, it is lost for good.
+static bool may_adopt_here(struct keeper *keeper, struct session *session,
+                           const struct message_request *request, const struct slot *slot)
+{
+    uid_t uid = accounts_uid(&keeper->accounts, slot->account);
+    bool same_key = slot->key_length == request->key_length &&
+                    memcmp(slot_key(slot), request->key, request->key_length) == 0;
+
+    if (!same_key || slot->lease.state != LEASE_HELD) {
+        tell_not_adopted(session, &request->id, request->key, request->key_length);
+        return false;
+    }
+    if (session->uid == 0 || session->uid == uid)
+        return true;
+    tell_error(session, request->op, &request->id, WIRE_ERROR_NOT_PERMITTED,
+               "only the uid that acquired a lease, or root, may adopt it");
+    return false;
+}
+
+void keeper_adopt(struct keeper *keeper, struct session *session,
+                  const struct message_request *request, int64_t now_ms)
+{
+    uint32_t lease = table_find_token(&keeper->table, &request->lease);
+    const struct slot *slot = lease == SLOT_NONE ? NULL : table_slot(&keeper->table, lease);
+    uint32_t number;
+
+    if (keeper->draining) {
+        tell_error(session, request->op, &request->id, WIRE_ERROR_SHUTTING_DOWN,
+                   "the sidecar is shutting down and adopts no leases; connect again later");
+        return;
+    }
+    if (slot && !may_adopt_here(keeper, session, request, slot))
+        return;
+    number = open_query(keeper, session, request);
+    if (number == 0)
+        return;
+    if (slot) {
+        keeper->queries[number]->lease = lease;
+        keeper->queries[number]->lease_generation = slot->generation;
+    }
+    submit(keeper, number, STORE_ADOPT, session, now_ms);
+}
+
+// A slot for a lease that another sidecar granted; SLOT_NONE when there is no room for it.
+static uint32_t open_adopted(struct keeper *keeper, struct session *session,
+                             const struct query *query, const struct value *value)
+{
+    struct slot *slot;
+    uint32_t number;
+
+    if (accounts_take(&keeper->accounts, session->account, ACCOUNT_LEASES) != 0)
+        return SLOT_NONE;
+    number = heap_reserve(&keeper->heap, keeper->table.live + 1) == 0
+                 ? table_open(&keeper->table, &query->token, query->key, query->key_length,
+                              value->label, value->label_length)
+                 : SLOT_NONE;
+    if (number == SLOT_NONE) {
+        accounts_give(&keeper->accounts, session->account, ACCOUNT_LEASES);
+        return SLOT_NONE;
+    }
+    slot = table_slot(&keeper->table, number);
+    lease_init(&slot->lease, value->ttl_ms, (value->deadline_us - value->since_us) / 1000, 0,
+               query->expires);
+    keeper_count(keeper, &slot->lease, 1);
+    slot->account = session->account & (ACCOUNT_MAX - 1u);
+    slot->fence = value->fence;
+    slot->pid = (uint32_t)session->pid;
+    return number;
+}
+
+// What a value from elsewhere must be for the lease machine to take it on.
+static bool is_manageable(const struct keeper *keeper, const struct value *value)
+{
+    char why[256];
+    int64_t deadline_ms = (value->deadline_us - value->since_us) / 1000;
+
+    return value->ttl_ms <= LEASE_MAX_SPAN_MS && deadline_ms > 0 &&
+           deadline_ms <= LEASE_MAX_SPAN_MS &&
+           lease_rules_check(&keeper->options.rules, value->ttl_ms, why, sizeof why) == 0;
+}
+
+// The lease is this session's from now on; whoever had it here is told.
+static void hand_to(struct keeper *keeper, struct session *session, uint32_t number,
+                    const struct query *query, int64_t now_ms)
+{
+    struct slot *slot = table_slot(&keeper->table, number);
+    struct session *holder = keeper_session_of(keeper, slot);
+    const char *why = NULL;
+
+    if (holder) {
+        if (holder != session) {
+            slot->lease.reason = WIRE_REASON_MOVED;
+            tell_revoked(keeper, holder, slot, slot->lease.until_ms, now_ms);
+        }
+        keeper_detach(keeper, holder, number);
+    }
+    if (slot->bind == WIRE_BIND_PID)
+        keeper_unbind_process(keeper, slot);
+    slot->bind = (query->bind == WIRE_BIND_PID ? WIRE_BIND_CONNECTION : query->bind) & 3u;
+    slot->notify = query->notify & 3u;
+    slot->pid = (uint32_t)session->pid;
+    lease_set_expires(&slot->lease, query->expires);
+    keeper_attach(keeper, session, number);
+    if (query->bind == WIRE_BIND_PID)
+        why = keeper_bind_process(keeper, session, number, query->pid);
+    if (why)
+        log_warn("an adopted lease is bound to its connection instead of a process",
+                 LOG_FIELD_STR("reason", why));
+    tell_granted(session, slot, WIRE_OP_ADOPT, &query->id, 0);
+    keeper_note_unread(session, number, slot);
+    keeper_end_late_grant(keeper, number, slot->generation, now_ms);
+}
+
+// Takes the key's place here, unless somebody waits for the key: then that one goes on asking Redis.
+static void take_key(struct keeper *keeper, uint32_t number, int64_t now_ms)
+{
+    const struct slot *slot = table_slot(&keeper->table, number);
+    uint32_t head = table_find_key(&keeper->table, slot_key(slot), slot->key_length);
+
+    // A lease that was held here under another token has lost the key.
+    if (head != SLOT_NONE && lease_is_live(&table_slot(&keeper->table, head)->lease)) {
+        keeper_apply_kind(keeper, head, LEASE_ON_NOT_OWNER, now_ms);
+        head = table_find_key(&keeper->table, slot_key(slot), slot->key_length);
+    }
+    if (head == SLOT_NONE)
+        table_set_key(&keeper->table, number);
+}
+
+static void adopted_from_elsewhere(struct keeper *keeper, const struct query *query,
+                                   const struct store_completion *completion,
+                                   const struct value *value, int64_t now_ms)
+{
+    struct session *session = asker_of(keeper, query);
+    uint32_t number =
+        is_manageable(keeper, value) ? open_adopted(keeper, session, query, value) : SLOT_NONE;
+    uint32_t generation;
+
+    if (number == SLOT_NONE) {
+        tell_error(session, WIRE_OP_ADOPT, &query->id, WIRE_ERROR_LIMIT_EXCEEDED,
+                   "the lease cannot be held here: the uid has the most leases it may, or its TTL "
+                   "does not fit this sidecar's margin");
+        return;
+    }
+    if (value->fence > keeper->fence_floor)
+        keeper->fence_floor = value->fence;
+    generation = table_slot(&keeper->table, number)->generation;
+    keeper_apply(keeper, number,
+                 &(struct lease_event){
+                     .kind = LEASE_ON_ADOPTED,
+                     .sent_at_ms = completion->sent_at_ms,
+                     .age_ms = (completion->now_us - value->since_us) / 1000,
+                     .spread = keeper_draw_spread(keeper),
+                 },
+                 NULL, now_ms);
+    if (!table_find(&keeper->table, number, generation)) {
+        tell_not_adopted(session, &query->id, query->key, query->key_length);
+        return;
+    }
+    take_key(keeper, number, now_ms);
+    hand_to(keeper, session, number, query, now_ms);
+}
+
+static void adopted_here(struct keeper *keeper, const struct query *query,
+                         const struct store_completion *completion, int64_t now_ms)
+{
+    struct session *session = asker_of(keeper, query);
+    const struct slot *slot = table_find(&keeper->table, query->lease, query->lease_generation);
+
+    if (slot && slot->lease.state == LEASE_HELD)
+        keeper_apply(keeper, query->lease,
+                     &(struct lease_event){
+                         .kind = LEASE_ON_RENEWED,
+                         .sent_at_ms = completion->sent_at_ms,
+                         .spread = keeper_draw_spread(keeper),
+                         .late = true, // it says nothing of a heartbeat that is under way
+                     },
+                     NULL, now_ms);
+    slot = table_find(&keeper->table, query->lease, query->lease_generation);
+    if (slot && slot->lease.state == LEASE_HELD)
+        hand_to(keeper, session, query->lease, query, now_ms);
+    else
+        tell_not_adopted(session, &query->id, query->key, query->key_length);
+}
+
+// Who adopted the same lease a moment ago has made it one of this sidecar's.
+static void find_adopted(const struct keeper *keeper, struct query *query)
+{
+    uint32_t lease = table_find_token(&keeper->table, &query->token);
+
+    if (query->lease != SLOT_NONE || lease == SLOT_NONE)
+        return;
+    query->lease = lease;
+    query->lease_generation = table_slot(&keeper->table, lease)->generation;
+}
+
+static void adopted(struct keeper *keeper, struct query *query,
+                    const struct store_completion *completion, int64_t now_ms)
+{
+    struct session *session = asker_of(keeper, query);
+    struct value value;
+
+    find_adopted(keeper, query);
+    if (!session)
+        return; // whoever adopted has gone; an instance that heartbeats nothing lets it run out
+    if (completion->outcome == STORE_OK && query->lease != SLOT_NONE)
+        adopted_here(keeper, query, completion, now_ms);
+    else if (completion->outcome == STORE_OK && completion->value &&
+             value_parse(completion->value, completion->value_length, &value) == 0)
+        adopted_from_elsewhere(keeper, query, completion, &value, now_ms);
+    else if (completion->outcome == STORE_NOT_OWNER || completion->outcome == STORE_OK)
+        tell_not_adopted(session, &query->id, query->key, query->key_length);
+    else if (completion->outcome == STORE_NOT_YOURS)
+        tell_error(session, WIRE_OP_ADOPT, &query->id, WIRE_ERROR_NOT_PERMITTED,
+                   "only the uid that acquired a lease, or root, may adopt it");
+    else
+        tell_query_failed(session, query, completion);
+}
+
+// ---- break ----
+
+void keeper_break(struct keeper *keeper, struct session *session,
+                  const struct message_request *request, int64_t now_ms)
+{
+    uint32_t head = table_find_key(&keeper->table, request->key, request->key_length);
+    const struct slot *slot = head == SLOT_NONE ? NULL : table_slot(&keeper->table, head);
+    uint32_t number;
+
+    if (!is_operator(keeper, session)) {
+        tell_error(session, request->op, &request->id, WIRE_ERROR_NOT_PERMITTED,
+                   "only uid %lld (the sidecar's own) and root may break a lock",
+                   (long long)keeper->options.uid);
+        return;
+    }
+    number = open_query(keeper, session, request);
+    if (number == 0)
+        return;
+    log_warn("lock broken", LOG_FIELD_BYTES("key", request->key, request->key_length),
+             LOG_FIELD_INT("by_uid", session->uid), LOG_FIELD_INT("by_pid", session->pid));
+    if (!slot || !lease_is_live(&slot->lease)) {
+        submit(keeper, number, STORE_BREAK, session, now_ms);
+        return;
+    }
+    keeper->queries[number]->lease = head;
+    keeper->queries[number]->lease_generation = slot->generation;
+    keeper->breaking++;
+    keeper_apply(keeper, head,
+                 &(struct lease_event){.kind = LEASE_ON_BREAK, .grace_ms = request->grace_ms}, NULL,
+                 now_ms);
+}
+
+void keeper_query_forgotten(struct keeper *keeper, uint32_t number, uint32_t generation)
+{
+    for (uint32_t i = 1; i < keeper->query_count && keeper->breaking > 0; i++) {
+        struct query *query = keeper->queries[i];
+        struct session *session;
+        if (!(query->generation & 1) || query->op != WIRE_OP_BREAK || query->lease != number ||
+            query->lease_generation != generation)
+            continue;
+        session = asker_of(keeper, query);
+        if (session)
+            tell_broken(session, query, true);
+        keeper->breaking--;
+        close_query(keeper, i);
+    }
+}
+
+// ---- Answers ----
+
+void keeper_query_completed(struct keeper *keeper, const struct store_completion *completion,
+                            int64_t now_ms)
+{
+    struct query *query = find_query(keeper, completion->lease, completion->generation);
+    struct session *session = query ? asker_of(keeper, query) : NULL;
+    bool answered = completion->outcome == STORE_OK || completion->outcome == STORE_HELD ||
+                    completion->outcome == STORE_NOT_OWNER;
+
+    if (!query)
+        return;
+    if (completion->op == STORE_ADOPT)
+        adopted(keeper, query, completion, now_ms);
+    else if (completion->op == STORE_EXTEND)
+        extended(keeper, query, completion, now_ms);
+    else if (session && !answered)
+        tell_query_failed(session, query, completion);
+    else if (session && completion->op == STORE_BREAK)
+        tell_broken(session, query, completion->outcome == STORE_OK);
+    else if (session)
+        tell_inspected(keeper, session, query, completion, now_ms);
+    close_query(keeper, completion->lease);
+}
