@@ -75,7 +75,9 @@ struct query {
     uint8_t bind;
     uint8_t notify;
     bool expires;
-    pid_t pid; // bind "pid": 0 for the session's own
+    bool counted;     // adopt: has a place among the leases of `account`
+    uint16_t account; // adopt
+    pid_t pid;        // bind "pid": 0 for the session's own
     uint16_t key_length;
     char key[WIRE_MAX_KEY];
 };

@@ -7,8 +7,9 @@
 // session may go meanwhile, then the answer is carried out all the same and told to nobody.
 //
 // adopt    Redis moves the lease to this instance where its token, uid and deadline allow it. The
-//          answer makes a slot that is held from then on; or, for a lease of this sidecar, moves it
-//          from one connection to another.
+//          answer makes a slot that is held from then on, with the place among its uid's leases that
+//          was taken before Redis was asked; or, for a lease of this sidecar, moves it from one
+//          connection to another. If its client has died meanwhile, so does the lease.
 // extend   The value is rewritten first, then the lease here.
 // break    A lease of this sidecar is revoked first and its key deleted after the grace; the query
 //          waits for that. Any other key is deleted by the store.
@@ -94,18 +95,21 @@ static void close_query(struct keeper *keeper, uint32_t number)
 
     if (query->session)
         keeper->sessions[query->session]->unanswered--;
+    if (query->counted)
+        accounts_give(&keeper->accounts, query->account, ACCOUNT_LEASES);
     query->generation++;
     query->next_free = keeper->query_free;
     keeper->query_free = number;
 }
 
-void keeper_forget_queries(struct keeper *keeper, struct session *session)
+void keeper_forget_queries(struct keeper *keeper, struct session *session, bool gone)
 {
     for (uint32_t i = 1; i < keeper->query_count && session->unanswered > 0; i++) {
         struct query *query = keeper->queries[i];
         if (!(query->generation & 1) || query->session != session->number)
             continue;
         query->session = 0;
+        query->expires = query->expires || !gone; // who was cut off may act on: no delete
         session->unanswered--;
     }
 }
@@ -237,6 +241,16 @@ static bool may_adopt_here(struct keeper *keeper, struct session *session,
     return false;
 }
 
+// Before Redis moves the lease here, for it does not move back.
+static bool may_hold_one_more(struct keeper *keeper, struct session *session,
+                              const struct message_request *request)
+{
+    if (accounts_take(&keeper->accounts, session->account, ACCOUNT_LEASES) == 0)
+        return true;
+    keeper_tell_leases_cap(keeper, session, request);
+    return false;
+}
+
 void keeper_adopt(struct keeper *keeper, struct session *session,
                   const struct message_request *request, int64_t now_ms)
 {
@@ -251,9 +265,16 @@ void keeper_adopt(struct keeper *keeper, struct session *session,
     }
     if (slot && !may_adopt_here(keeper, session, request, slot))
         return;
-    number = open_query(keeper, session, request);
-    if (number == 0)
+    if (!slot && !may_hold_one_more(keeper, session, request))
         return;
+    number = open_query(keeper, session, request);
+    if (number == 0) {
+        if (!slot)
+            accounts_give(&keeper->accounts, session->account, ACCOUNT_LEASES);
+        return;
+    }
+    keeper->queries[number]->account = session->account;
+    keeper->queries[number]->counted = !slot;
     if (slot) {
         keeper->queries[number]->lease = lease;
         keeper->queries[number]->lease_generation = slot->generation;
@@ -261,30 +282,25 @@ void keeper_adopt(struct keeper *keeper, struct session *session,
     submit(keeper, number, STORE_ADOPT, session, now_ms);
 }
 
-// A slot for a lease that another sidecar granted; SLOT_NONE when there is no room for it.
-static uint32_t open_adopted(struct keeper *keeper, struct session *session,
-                             const struct query *query, const struct value *value)
+// A slot for a lease that another sidecar granted; SLOT_NONE when there is no memory for it.
+static uint32_t open_adopted(struct keeper *keeper, struct query *query, const struct value *value)
 {
     struct slot *slot;
     uint32_t number;
 
-    if (accounts_take(&keeper->accounts, session->account, ACCOUNT_LEASES) != 0)
-        return SLOT_NONE;
     number = heap_reserve(&keeper->heap, keeper->table.live + 1) == 0
                  ? table_open(&keeper->table, &query->token, query->key, query->key_length,
                               value->label, value->label_length)
                  : SLOT_NONE;
-    if (number == SLOT_NONE) {
-        accounts_give(&keeper->accounts, session->account, ACCOUNT_LEASES);
+    if (number == SLOT_NONE)
         return SLOT_NONE;
-    }
     slot = table_slot(&keeper->table, number);
     lease_init(&slot->lease, value->ttl_ms, (value->deadline_us - value->since_us) / 1000, 0,
                query->expires);
     keeper_count(keeper, &slot->lease, 1);
-    slot->account = session->account & (ACCOUNT_MAX - 1u);
+    slot->account = query->account & (ACCOUNT_MAX - 1u);
+    query->counted = false; // the slot's from now on
     slot->fence = value->fence;
-    slot->pid = (uint32_t)session->pid;
     return number;
 }
 
@@ -346,19 +362,19 @@ static void take_key(struct keeper *keeper, uint32_t number, int64_t now_ms)
         table_set_key(&keeper->table, number);
 }
 
-static void adopted_from_elsewhere(struct keeper *keeper, const struct query *query,
+static void adopted_from_elsewhere(struct keeper *keeper, struct query *query,
                                    const struct store_completion *completion,
                                    const struct value *value, int64_t now_ms)
 {
     struct session *session = asker_of(keeper, query);
-    uint32_t number =
-        is_manageable(keeper, value) ? open_adopted(keeper, session, query, value) : SLOT_NONE;
+    uint32_t number = is_manageable(keeper, value) ? open_adopted(keeper, query, value) : SLOT_NONE;
     uint32_t generation;
 
     if (number == SLOT_NONE) {
-        tell_error(session, WIRE_OP_ADOPT, &query->id, WIRE_ERROR_LIMIT_EXCEEDED,
-                   "the lease cannot be held here: the uid has the most leases it may, or its TTL "
-                   "does not fit this sidecar's margin");
+        if (session)
+            tell_error(session, WIRE_OP_ADOPT, &query->id, WIRE_ERROR_LIMIT_EXCEEDED,
+                       "the lease cannot be held here: its TTL does not fit this sidecar's margin, "
+                       "or there is no memory; it runs out by itself");
         return;
     }
     if (value->fence > keeper->fence_floor)
@@ -373,11 +389,15 @@ static void adopted_from_elsewhere(struct keeper *keeper, const struct query *qu
                  },
                  NULL, now_ms);
     if (!table_find(&keeper->table, number, generation)) {
-        tell_not_adopted(session, &query->id, query->key, query->key_length);
+        if (session)
+            tell_not_adopted(session, &query->id, query->key, query->key_length);
         return;
     }
     take_key(keeper, number, now_ms);
-    hand_to(keeper, session, number, query, now_ms);
+    if (session)
+        hand_to(keeper, session, number, query, now_ms);
+    else
+        keeper_apply_kind(keeper, number, LEASE_ON_UNBIND, now_ms);
 }
 
 static void adopted_here(struct keeper *keeper, const struct query *query,
@@ -420,13 +440,13 @@ static void adopted(struct keeper *keeper, struct query *query,
     struct value value;
 
     find_adopted(keeper, query);
-    if (!session)
-        return; // whoever adopted has gone; an instance that heartbeats nothing lets it run out
-    if (completion->outcome == STORE_OK && query->lease != SLOT_NONE)
-        adopted_here(keeper, query, completion, now_ms);
-    else if (completion->outcome == STORE_OK && completion->value &&
-             value_parse(completion->value, completion->value_length, &value) == 0)
+    if (completion->outcome == STORE_OK && query->lease == SLOT_NONE && completion->value &&
+        value_parse(completion->value, completion->value_length, &value) == 0)
         adopted_from_elsewhere(keeper, query, completion, &value, now_ms);
+    else if (!session)
+        return; // nobody to tell
+    else if (completion->outcome == STORE_OK && query->lease != SLOT_NONE)
+        adopted_here(keeper, query, completion, now_ms);
     else if (completion->outcome == STORE_NOT_OWNER || completion->outcome == STORE_OK)
         tell_not_adopted(session, &query->id, query->key, query->key_length);
     else if (completion->outcome == STORE_NOT_YOURS)
