@@ -228,8 +228,8 @@ START_TEST(an_owed_delete_is_given_up_when_nothing_can_live)
     call = fake_store_expect(&rig.fake, STORE_RELEASE);
     rig_at(&rig, RIG_START + RIG_T + RIG_C + 1);
     ck_assert_uint_eq(rig.keeper.owed, 1); // not without an answer
-    fake_store_complete_with(&rig.fake, call,
-                             (struct store_completion){.outcome = STORE_NOT_OWNER}, rig.now_ms);
+    fake_store_complete_with(&rig.fake, call, (struct store_completion){.outcome = STORE_NOT_OWNER},
+                             rig.now_ms);
     rig_at(&rig, rig.now_ms);
     rig_check_idle(&rig);
 }
