@@ -313,8 +313,13 @@ int sidecar_init(struct sidecar *sidecar, const struct config *config, char *err
 
 void sidecar_run(struct sidecar *sidecar)
 {
+    char histogram[512];
+
     systemd_notify("READY=1");
     ev_run(sidecar->loop, 0);
+    lateness_format(&sidecar->lateness, histogram, sizeof histogram);
+    log_info("lateness of the loop's wake-ups", LOG_FIELD_STR("count", histogram),
+             LOG_FIELD_INT("worst_ms", sidecar->lateness.worst_ms));
 }
 
 void sidecar_deinit(struct sidecar *sidecar)
