@@ -75,9 +75,10 @@ struct query {
     uint8_t bind;
     uint8_t notify;
     bool expires;
-    bool counted;     // adopt: has a place among the leases of `account`
-    uint16_t account; // adopt
-    pid_t pid;        // bind "pid": 0 for the session's own
+    bool unbound;   // adopt: the client has gone, and with it what the lease was to be bound to
+    bool has_place; // adopt from elsewhere: the lease is counted against the account already
+    uint16_t account;
+    pid_t pid; // bind "pid": 0 for the session's own
     uint16_t key_length;
     char key[WIRE_MAX_KEY];
 };

@@ -78,15 +78,12 @@ void keeper_unbind_process(struct keeper *keeper, const struct slot *slot);
 
 // Whether a further request of the session may wait for its answer; false after a refusal.
 bool keeper_may_wait(struct session *session, const struct message_request *request);
-// The refusal of one lease more than --max-leases-per-uid.
-void keeper_tell_leases_cap(const struct keeper *keeper, struct session *session,
-                            const struct message_request *request);
 
 // ---- keeper_query.c ----
 
 void keeper_query_completed(struct keeper *keeper, const struct store_completion *completion,
                             int64_t now_ms);
-// The session has gone, by itself or cut off: its queries go on, unheard.
+// The session is over: its queries go on, unheard. gone: by the client's own doing.
 void keeper_forget_queries(struct keeper *keeper, struct session *session, bool gone);
 // A lease that is being broken here is deleted (or can be nobody's any more).
 void keeper_query_forgotten(struct keeper *keeper, uint32_t number, uint32_t generation);

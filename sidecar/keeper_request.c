@@ -70,14 +70,6 @@ static bool ttl_is_allowed(const struct keeper *keeper, struct session *session,
     return true;
 }
 
-void keeper_tell_leases_cap(const struct keeper *keeper, struct session *session,
-                            const struct message_request *request)
-{
-    tell_error(session, request->op, &request->id, WIRE_ERROR_LIMIT_EXCEEDED,
-               "uid %lld has %lld leases, the most it may (--max-leases-per-uid); release some",
-               (long long)session->uid, (long long)keeper->options.caps[ACCOUNT_LEASES]);
-}
-
 // Counts the acquire against its uid's caps; false after a refusal.
 static bool take_places(struct keeper *keeper, struct session *session,
                         const struct message_request *request)
@@ -85,7 +77,9 @@ static bool take_places(struct keeper *keeper, struct session *session,
     struct accounts *accounts = &keeper->accounts;
 
     if (accounts_take(accounts, session->account, ACCOUNT_LEASES) != 0) {
-        keeper_tell_leases_cap(keeper, session, request);
+        tell_error(session, request->op, &request->id, WIRE_ERROR_LIMIT_EXCEEDED,
+                   "uid %lld has %lld leases, the most it may (--max-leases-per-uid); release some",
+                   (long long)session->uid, (long long)keeper->options.caps[ACCOUNT_LEASES]);
         return false;
     }
     if (request->wait_ms == 0 || accounts_take(accounts, session->account, ACCOUNT_WAITERS) == 0)

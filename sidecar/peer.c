@@ -295,7 +295,7 @@ static void read_ready(struct peers *peers)
     }
 }
 
-static void run_backlog(struct peers *peers, struct peer *backlog, int64_t now_ms)
+static void run_backlog(struct peer *backlog, int64_t now_ms)
 {
     while (backlog) {
         struct peer *peer = backlog;
@@ -312,7 +312,7 @@ void peers_read(struct peers *peers, int64_t now_ms)
     struct peer *backlog = peers->backlog;
 
     peers->backlog = NULL; // those that have one are not ready, and none of them is closed here
-    run_backlog(peers, backlog, now_ms);
+    run_backlog(backlog, now_ms);
     read_ready(peers);
 }
 
