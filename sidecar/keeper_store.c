@@ -122,7 +122,7 @@ static int64_t retry_ms(const struct store_completion *completion, const struct 
 static void end_replaced(struct keeper *keeper, const struct store_completion *completion,
                          int64_t now_ms)
 {
-    struct lease_event event = {.certain = true};
+    struct lease_event event = {.certain = completion->certain};
 
     if (!table_find(&keeper->table, completion->replaces, completion->replaces_generation))
         return;
