@@ -93,10 +93,11 @@ struct lease_event {
     int64_t grace_ms;    // BREAK
     int64_t deadline_ms; // EXTEND
     uint32_t spread;
-    bool late;    // RENEWED, RENEW_FAILED, NOT_OWNER: the attempt had timed out already
-    bool final;   // DENIED: waiting does not help
-    bool certain; // GRANTED, DENIED, DELETED, NOT_THERE: nothing sent earlier can still arrive
-    bool tell;    // RELEASE, UNBIND: send the holder a revoked event
+    bool late;  // RENEWED, RENEW_FAILED, NOT_OWNER: the attempt had timed out already
+    bool final; // DENIED: waiting does not help
+    // GRANTED, DELETED, NOT_THERE: nothing sent earlier can still arrive. DENIED: nor is the key ours.
+    bool certain;
+    bool tell; // RELEASE, UNBIND: send the holder a revoked event
 };
 
 // What the caller is to do, in the order of the bits.

@@ -446,6 +446,25 @@ START_TEST(granted_while_an_older_acquire_may_come)
 }
 END_TEST
 
+// The first one may have set the key: that Redis refuses the second one says nothing about it.
+START_TEST(an_error_after_an_acquire_without_an_answer)
+{
+    struct fake_call *call = ask_twice(), *delete;
+
+    complete(call, _i == 0 ? STORE_UNAVAILABLE : STORE_REFUSED); // certain
+    if (_i == 0)
+        rig_send(&a, "{'op':'cancel','target':1}");
+    rig_expect(&a, "{'ok':false,'id':1,'error':'%s'}",
+               _i == 0 ? "errCancelled" : "errRedisRefused");
+    if (_i == 0)
+        rig_expect(&a, "{'ok':true,'op':'cancel','cancelled':true}");
+    delete = fake_store_expect(&rig.fake, STORE_RELEASE);
+    ck_assert_mem_eq(&delete->token, &call->token, sizeof call->token);
+    complete(delete, STORE_OK);
+    rig_check_idle(&rig);
+}
+END_TEST
+
 START_TEST(granted_and_nothing_older_can_come)
 {
     grant(ask_twice(), 7);
@@ -901,6 +920,7 @@ int main(void)
     tcase_add_test(tcase, times_out_in_an_outage);
     tcase_add_test(tcase, waiting_does_not_help_against_a_refusal);
     tcase_add_test(tcase, granted_while_an_older_acquire_may_come);
+    tcase_add_loop_test(tcase, an_error_after_an_acquire_without_an_answer, 0, 2);
     tcase_add_test(tcase, granted_and_nothing_older_can_come);
     tcase_add_loop_test(tcase, leaving, 0, STATES * WAYS);
     tcase_add_loop_test(tcase, leaving_with_somebody_behind, 0, STATES * WAYS);
