@@ -122,7 +122,7 @@ static int64_t retry_ms(const struct store_completion *completion, const struct 
 static void end_replaced(struct keeper *keeper, const struct store_completion *completion,
                          int64_t now_ms)
 {
-    struct lease_event event = {.certain = true};
+    struct lease_event event = {.certain = completion->certain};
 
     if (!table_find(&keeper->table, completion->replaces, completion->replaces_generation))
         return;
@@ -140,6 +140,13 @@ static void end_replaced(struct keeper *keeper, const struct store_completion *c
     keeper_apply(keeper, completion->replaces, &event, NULL, now_ms);
 }
 
+// An error says nothing of an acquire that was sent before: that one may have set the key.
+static bool says_who_has_it(const struct store_completion *completion)
+{
+    return completion->op != STORE_ACQUIRE || completion->outcome == STORE_OK ||
+           completion->outcome == STORE_HELD;
+}
+
 static void lease_completed(struct keeper *keeper, const struct store_completion *completion,
                             int64_t now_ms)
 {
@@ -148,7 +155,7 @@ static void lease_completed(struct keeper *keeper, const struct store_completion
         .kind = event_kind(completion),
         .sent_at_ms = completion->sent_at_ms,
         .late = completion->late,
-        .certain = completion->certain,
+        .certain = completion->certain && says_who_has_it(completion),
         .final = completion->outcome == STORE_REFUSED,
     };
 

@@ -367,6 +367,8 @@ static unsigned grant(struct lease *lease, const struct lease_rules *rules,
     if (now_ms >= lease_revoke_at(lease, rules))
         return LEASE_DO_TELL_DENIED | LEASE_DO_UNKEY | owe(lease, now_ms);
     enter(lease, LEASE_HELD);
+    if (lease->flags & LEASE_UNSETTLED && !event->certain)
+        lease->flags |= LEASE_DOUBTED;
     lease->flags &= (uint16_t) ~(LEASE_UNSETTLED | LEASE_POKED);
     lease->held_ms = now_ms;
     lease->next_ms = first_heartbeat(lease, event);
@@ -548,7 +550,8 @@ static unsigned held_step(struct lease *lease, const struct lease_event *event, 
 
 static unsigned ending_step(struct lease *lease, const struct lease_event *event, int64_t now_ms)
 {
-    bool lost = lease->flags & LEASE_LOST;
+    // There is nothing to delete, and nothing that could still come.
+    bool lost = (lease->flags & (LEASE_LOST | LEASE_DOUBTED)) == LEASE_LOST;
 
     switch (event->kind) {
     case LEASE_ON_NOT_OWNER:
@@ -569,18 +572,28 @@ static unsigned ending_step(struct lease *lease, const struct lease_event *event
     }
 }
 
+// The delete is answered, and so is the client. An acquire that went unanswered before the one that
+// was granted may set the key once more: then the delete is owed like that of a token never granted.
+static unsigned released(struct lease *lease, const struct lease_event *event, int64_t now_ms)
+{
+    if (!(lease->flags & LEASE_DOUBTED) || event->certain)
+        return LEASE_DO_TELL_RELEASED | forget(lease);
+    lease->flags &= (uint16_t)~LEASE_DELETING;
+    return LEASE_DO_TELL_RELEASED | owe(lease, now_ms);
+}
+
 // A delete's outcome while its client waits for it.
 static unsigned releasing_step(struct lease *lease, const struct lease_event *event, int64_t now_ms)
 {
     switch (event->kind) {
     case LEASE_ON_DELETED:
         lease->flags |= LEASE_FREED;
-        return LEASE_DO_TELL_RELEASED | forget(lease);
+        return released(lease, event, now_ms);
     case LEASE_ON_NOT_THERE:
         // Gone by an earlier delete of ours, or lost before: nobody knows.
         if (lease->flags & LEASE_UNSURE)
             lease->flags |= LEASE_FAILED;
-        return LEASE_DO_TELL_RELEASED | forget(lease);
+        return released(lease, event, now_ms);
     case LEASE_ON_DELETE_FAILED:
         lease->flags |= LEASE_UNSURE;
         lease->flags &= (uint16_t)~LEASE_DELETING;

@@ -93,10 +93,11 @@ struct lease_event {
     int64_t grace_ms;    // BREAK
     int64_t deadline_ms; // EXTEND
     uint32_t spread;
-    bool late;    // RENEWED, RENEW_FAILED, NOT_OWNER: the attempt had timed out already
-    bool final;   // DENIED: waiting does not help
-    bool certain; // DENIED, DELETED, NOT_THERE: nothing sent earlier can still arrive
-    bool tell;    // RELEASE, UNBIND: send the holder a revoked event
+    bool late;  // RENEWED, RENEW_FAILED, NOT_OWNER: the attempt had timed out already
+    bool final; // DENIED: waiting does not help
+    // GRANTED, DELETED, NOT_THERE: nothing sent earlier can still arrive. DENIED: nor is the key ours.
+    bool certain;
+    bool tell; // RELEASE, UNBIND: send the holder a revoked event
 };
 
 // What the caller is to do, in the order of the bits.
@@ -130,6 +131,7 @@ enum lease_flag {
     LEASE_POKED = 1 << 11,    // ACQUIRING: the key may have been freed since it was asked for
     LEASE_YIELDS = 1 << 12,   // WAITING: others are to have the key first, until next_ms
     LEASE_WATCHED = 1 << 13,  // the keeper's: the store tells when the key is freed
+    LEASE_DOUBTED = 1 << 14,  // an acquire from before the one that was granted may yet be executed
 };
 
 struct lease {

@@ -135,7 +135,7 @@ static bool oom(struct world *world)
 
 static bool nokill(struct world *world)
 {
-    world->redis.nokill_until_us = world->now_us + duration(world) + 1000000;
+    world->redis.nokill_until_us = world->now_us + duration(world) + 3000000;
     fault_trouble(world, -1, world->redis.nokill_until_us);
     return true;
 }
@@ -150,6 +150,13 @@ static void leave_all(struct world *world, enum sim_hand_state state, uint32_t k
             client->leaves == SIM_STAYS && hand->state == state && hand->key == key)
             client_leave(client, SIM_GONE);
     }
+}
+
+// The clients of a host that have nothing to do ask for the same key, all at once.
+static void rush(struct world *world, const struct sim_host *host, uint32_t key)
+{
+    for (uint32_t i = 0; i < world->client_count; i++)
+        client_rush(&world->clients[host->index * SIM_CLIENTS + i], key);
 }
 
 static bool delete_key(struct world *world)
@@ -226,6 +233,8 @@ static bool drain(struct world *world)
 
     if (!host->alive || host->frozen || host->draining)
         return false;
+    if (chance_percent(&world->chance, 50))
+        rush(world, host, some_key(world));
     leave_all(world, SIM_ASKED, some_key(world));
     host_drain(host);
     world->stats->faults[SIM_DRAIN]--;

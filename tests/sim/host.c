@@ -5,7 +5,7 @@
 //
 //     SWEEP     what is due: the keeper's, the store's, clients that do not take what they are told
 //     STORE     Redis' answers; the keeper sweeps again before they are believed
-//     CLIENTS   lines and ends of clients (before STORE at times: libev promises no order)
+//     CLIENTS   lines and ends of clients (before STORE at times: the core relies on no order)
 //     FLUSH     what was said is written to clients, then to Redis; the timer is armed
 //
 // A stopped process takes up the phase at which it stopped.
@@ -149,6 +149,14 @@ static void accept_client(struct sim_host *host, struct sim_client *client)
     client->accepted = true;
 }
 
+// The end of what a line spans, by the host's clock.
+static int64_t span_end(const struct sim_host *host, const struct sim_line *line)
+{
+    if (line->span_ms == 0)
+        return 0;
+    return line->span_ms < 0 ? INT64_MAX : host_us(host, host_ms(host) + line->span_ms);
+}
+
 static void read_line(struct sim_host *host, struct sim_client *client)
 {
     struct sim_line *line = &client->lines[client->line_first++ % SIM_LINES];
@@ -159,6 +167,7 @@ static void read_line(struct sim_host *host, struct sim_client *client)
         .request = line->request,
         .key = line->key,
         .token = line->token,
+        .due_us = span_end(host, line),
     };
 
     client->line_count--;

@@ -51,11 +51,9 @@ void redis_init(struct world *world)
 static void record(struct world *world, enum history_kind kind, uint32_t process, uint32_t key,
                    const struct sim_key *value)
 {
-    world_record(world, (struct history_record){.kind = kind,
-                                                .sidecar = process,
-                                                .key = key + 1,
-                                                .token = value->token.token,
-                                                .fence = kind == HISTORY_SET ? value->fence : 0});
+    world_record(
+        world, (struct history_record){
+                   .kind = kind, .sidecar = process, .key = key + 1, .token = value->token.token});
 }
 
 static void schedule_expiry(struct world *world, uint32_t key)
@@ -70,6 +68,10 @@ static void schedule_expiry(struct world *world, uint32_t key)
 
 static void clear(struct world *world, uint32_t key)
 {
+    enum sim_value value = world->redis.keys[key].value;
+
+    if (value == SIM_STRANGER || value == SIM_HASH)
+        world_record(world, (struct history_record){.kind = HISTORY_LEFT_FREE, .key = key + 1});
     world->redis.keys[key].value = SIM_NONE;
     world->redis.keys[key].serial++;
 }
@@ -108,6 +110,7 @@ void redis_take(struct world *world, uint32_t key, enum sim_value value, int64_t
     redis_remove(world, key);
     world->redis.keys[key].value = value;
     world->redis.keys[key].expire_ms = wall_ms(world) + ttl_ms;
+    world_record(world, (struct history_record){.kind = HISTORY_TAKEN, .key = key + 1});
     schedule_expiry(world, key);
 }
 
@@ -181,7 +184,12 @@ static void take_key(struct world *world, struct sim_message *message, struct si
     value->uid = message->uid;
     value->process = message->process;
     value->expire_ms = now_us / 1000 + item->ttl_ms;
-    record(world, HISTORY_SET, message->process, item->key, value);
+    world_record(world, (struct history_record){.kind = HISTORY_SET,
+                                                .sidecar = message->process,
+                                                .key = item->key + 1,
+                                                .token = value->token.token,
+                                                .fence = value->fence,
+                                                .ok = message->late});
 }
 
 static void acquire(struct world *world, struct sim_message *message)
@@ -204,6 +212,7 @@ static void acquire(struct world *world, struct sim_message *message)
         if (replaces)
             record(world, HISTORY_HANDED, message->process, item->key, value);
         message->replaced = replaces;
+        world->stats->handed += replaces;
         take_key(world, message, value);
     }
     message->fence = value->fence;
@@ -367,6 +376,7 @@ static void execute(struct world *world, uint32_t number, struct sim_message *me
     struct sim_conn *conn = &world->conns[number];
     bool errs = world->redis.erring_until_us > world->now_us;
 
+    message->late = conn->closed;
     for (uint32_t i = 0; i < message->count; i++) {
         struct sim_item *item = &message->items[i];
         if (errs)

@@ -71,7 +71,7 @@ enum sim_fault {
 extern const char *const sim_fault_names[SIM_FAULT_COUNT];
 
 struct sim_stats {
-    uint64_t runs, events, grants, records, world_ms;
+    uint64_t runs, events, grants, adopted, handed, records, world_ms;
     uint64_t faults[SIM_FAULT_COUNT];
     uint64_t ends[HISTORY_END_COUNT];
     uint64_t revoked[WIRE_REASON_COUNT];
@@ -175,6 +175,7 @@ struct sim_message {
     uint32_t run;
     // Who asks
     uint32_t process, uid;
+    bool late; // its connection was given up
     // ACQUIRE, EXTEND: from the grant
     int64_t deadline_ms;
     // ACQUIRE: the lease that hands over; then whether it did
@@ -323,7 +324,8 @@ struct sim_note {
     uint32_t request, key;
     struct message_token token;
     int64_t until_us;
-    bool end; // the connection's end
+    int64_t due_us; // a grant's workflow deadline
+    bool end;       // the connection's end
 };
 
 struct sim_notes {
@@ -336,19 +338,29 @@ struct sim_line {
     enum history_kind kind; // READ_x, or 0: something else
     uint32_t request, key;
     struct message_token token;
+    int64_t span_ms; // how long it waits; the grace
     uint16_t length;
     char bytes[230];
 };
 
-enum sim_hand_state { SIM_IDLE, SIM_ASKED, SIM_WORKING, SIM_FREEING, SIM_TOLD };
+enum sim_hand_state {
+    SIM_IDLE,
+    SIM_ASKED,
+    SIM_WORKING,
+    SIM_FREEING,
+    SIM_TOLD,
+    SIM_ALONE, // it knows a lease, and its connection is over
+};
 
 struct sim_plan;
 
 struct sim_hand {
     enum sim_hand_state state;
+    bool waits; // ASKED
     uint32_t request;
     uint32_t key;
     struct message_token token;
+    int64_t deadline_us; // the workflow deadline
     const struct sim_plan *plan;
     uint32_t serial;
 };
@@ -386,6 +398,8 @@ void client_act(struct world *world, struct sim_client *client, uint32_t hand);
 void client_read(struct world *world, struct sim_client *client);
 void client_later(struct sim_client *client, uint32_t hand, int64_t in_us);
 void client_leave(struct sim_client *client, enum sim_leaves how);
+// A hand that has nothing to do tries the key once.
+void client_rush(struct sim_client *client, uint32_t key);
 // The next line from a sidecar's output as a note; the record that goes with it too.
 void client_scan(const struct sim_client *client, const char *line, size_t length,
                  struct sim_note *note, struct history_record *record);

@@ -171,6 +171,7 @@ static void report(const struct sim_stats *stats, double seconds)
            " records, %.1f h of virtual time, in %.1f s\n",
            stats->runs, stats->grants, stats->events, stats->records,
            (double)stats->world_ms / 3600000, seconds);
+    printf("%" PRIu64 " hand-overs, %" PRIu64 " adoptions\n", stats->handed, stats->adopted);
     printf("ends of leases:\n");
     for (int i = 0; i < HISTORY_END_COUNT; i++)
         printf("  %12" PRIu64 " %s\n", stats->ends[i], ends[i]);

@@ -70,6 +70,8 @@ void store_record_sent(const struct sim_store *store, const struct sim_call *cal
         return;
     record.kind = HISTORY_SENT_DELETE;
     record.token = call->replaces_token.token;
+    record.request = 0;
+    record.ttl_ms = 0;
     world_record(store->world, record);
 }
 

@@ -191,6 +191,14 @@ static void start_leaving(struct world *world)
     world->last_us = world->now_us + CALM_AT_END_MS * 1000;
 }
 
+static bool has_query(const struct keeper *keeper)
+{
+    for (uint32_t i = 1; i < keeper->query_count; i++)
+        if (keeper->queries[i]->generation & 1)
+            return true;
+    return false;
+}
+
 // I12: nothing is left of anybody.
 static void check_empty(struct world *world)
 {
@@ -205,6 +213,10 @@ static void check_empty(struct world *world)
             world_broken(world, "I12: a timer is left in a sidecar without leases");
         if (host->store.call_count)
             world_broken(world, "I12: calls to the store are left without leases");
+        if (host->store.watched)
+            world_broken(world, "I12: a key is watched that nobody waits for");
+        if (keeper->breaking || has_query(keeper))
+            world_broken(world, "I12: a query is left without a client");
         for (uint32_t j = 0; j < keeper->accounts.count; j++)
             for (int kind = 0; kind < ACCOUNT_KIND_COUNT; kind++)
                 if (keeper->accounts.all[j].used[kind])
@@ -329,6 +341,7 @@ int world_run(const struct sim_run *run, struct sim_stats *stats, char *why, siz
         .tidy_us = 150000,
         .beat_us = 50000,
         .settle_us = 1500000,
+        .idle_us = 1300000,
         .sends = true,
     };
     int r;

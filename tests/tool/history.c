@@ -115,6 +115,7 @@ void history_transfer(struct history *history, struct tracked *from, struct trac
     to->stored = from->stored;
     to->was_set = from->was_set;
     to->stored_at_us = from->stored_at_us;
+    to->set_at_us = from->set_at_us;
     if (!to->ttl_ms)
         to->ttl_ms = from->ttl_ms;
     from->stored = false;
@@ -290,7 +291,7 @@ static void stop_acting(struct history *history, const struct tracked *lease)
             lock->acting[i] = NULL;
 }
 
-// The one that was finished first is forgotten, unless its client may still act on it.
+// The one that was finished first is forgotten, unless its client may still act on it, or its sidecar.
 static void forget_old(struct history *history)
 {
     struct tracked *lease = history->finished;
@@ -302,7 +303,8 @@ static void forget_old(struct history *history)
         history->finished_end = &history->finished;
     history->finished_count--;
     lease->in_finished = false;
-    if (history_max(lease->published_us, lease->acts_until_us) > history->now_us) {
+    if (history_max(lease->confirmed_us, history_max(lease->published_us, lease->acts_until_us)) >
+        history->now_us) {
         history_to_finished(history, lease);
         return;
     }

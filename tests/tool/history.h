@@ -51,8 +51,7 @@ enum {
     X(READ_ACQUIRE, "sidecar reads acquire") /* sidecar client request key ttl_ms       \
                                                            due_us: the end of its wait, or 0 */            \
     X(READ_ADOPT, "sidecar reads adopt")     /* sidecar client request key token */                  \
-    X(READ_EXTEND, "sidecar reads extend")   /* sidecar client request token                   \
-                                                           due_us: not before the new deadline */     \
+    X(READ_EXTEND, "sidecar reads extend")   /* sidecar client request token */                      \
     X(READ_BREAK, "sidecar reads break")     /* sidecar client request key                     \
                                                            due_us: the end of the grace */     \
     X(READ_QUERY, "sidecar reads another query")     /* sidecar client request */                    \
@@ -84,7 +83,8 @@ enum {
     X(ENDED, "sidecar ends")          /* sidecar */                                                  \
     /* Redis, as executed. Compare-and-set that compared unequal is no record. sidecar: who asked  \
        for it, 0 where that is not known */ \
-    X(SET, "Redis sets")                            /* key token fence ttl_ms sidecar */             \
+    X(SET, "Redis sets")                            /* key token fence ttl_ms sidecar \
+       ok: its connection was given up before */              \
     X(EXTENDED, "Redis extends")                    /* key token sidecar */                          \
     X(DELETED, "Redis deletes for its holder")      /* key token sidecar */                          \
     X(HANDED, "Redis hands over; SET comes next")   /* key token sidecar */                          \

@@ -91,7 +91,7 @@ static void on_client_revoked(struct history *history, const struct history_reco
 void history_stops(struct tracked *lease, int64_t at_us)
 {
     lease->acts = false;
-    if (lease->free_from_us == INT64_MAX)
+    if (lease->free_from_us > at_us)
         lease->free_from_us = at_us;
 }
 

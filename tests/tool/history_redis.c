@@ -23,6 +23,7 @@ int64_t history_gone_by(struct history *history, const struct tracked *lease)
         by_us = history_max(lease->published_us, lease->confirmed_us) + lease->ttl_ms * 1000 / 50;
     if (by_us == INT64_MAX)
         return by_us;
+    by_us = history_max(by_us, lease->late_us);
     return history_max(by_us, history_calm_since(history, lease->sidecar)) +
            history->options.tidy_us;
 }
@@ -96,16 +97,20 @@ static void on_set(struct history *history, const struct history_record *record)
     if (!lease)
         return;
     history_check_waiters(history, record, record->key);
-    lock = history_lock(history, record->key);
-    if (lock->handed_at_us != record->at_us)
-        lock->hops = lock->handed_by = 0;
-    if (lock->handed_by && lease->sidecar != lock->handed_by)
+    if (!lock->handed_by)
+        lock->hops = 0;
+    else if (lease->sidecar && lease->sidecar != lock->handed_by)
         history_violated(history, 5, record, lease, "handed over by another sidecar than its own");
+    lock->handed_by = 0;
     if (lock->taken)
         history_violated(history, 5, record, lease, "the key is a foreign locker's");
     if (lock->holder)
         history_violated(history, 5, record, lock->holder, "the key is set although it is held");
-    if (lease->was_set)
+    // Who waits asks with the same token until it is granted, whatever became of it in between; and
+    // one of these may come late.
+    if (record->ok)
+        lease->late_us = record->at_us;
+    else if (lease->was_set && lease->granted)
         history_violated(history, 5, record, lease, "the same token is set twice");
     if (record->fence && record->fence <= lock->fence)
         history_violated(history, 11, record, lease, "the key's fencing token before was %" PRId64,
@@ -114,7 +119,7 @@ static void on_set(struct history *history, const struct history_record *record)
     lock->holder = lease;
     lease->key = record->key;
     lease->stored = lease->was_set = true;
-    lease->stored_at_us = record->at_us;
+    lease->stored_at_us = lease->set_at_us = record->at_us;
     if (!lease->ttl_ms)
         lease->ttl_ms = record->ttl_ms;
 }
@@ -175,7 +180,6 @@ static void on_handed(struct history *history, const struct history_record *reco
 
     on_deleted(history, record);
     lock->handed_by = record->sidecar;
-    lock->handed_at_us = record->at_us;
     if (++lock->hops > HOPS)
         history_violated(history, 13, record, NULL,
                          "%" PRIu32 " hand-overs in a row, and others had no turn", lock->hops);
@@ -197,6 +201,7 @@ static void on_adopted(struct history *history, const struct history_record *rec
         to->lost &= over;
         to->stepped |= from->stepped;
         to->gone = false;
+        to->back_us = record->at_us;
         history_transfer(history, from, to);
     }
     to->stored_at_us = record->at_us;

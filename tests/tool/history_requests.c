@@ -18,7 +18,7 @@ struct request *history_find_request(struct history *history, uint32_t number)
     return NULL;
 }
 
-static struct request *add(struct history *history, const struct history_record *record)
+static void add(struct history *history, const struct history_record *record, int64_t due_us)
 {
     struct request *request;
 
@@ -32,19 +32,20 @@ static struct request *add(struct history *history, const struct history_record 
         .key = record->key,
         .asked_at_us = record->at_us,
         .order = ++history->read,
-        .due_us = record->due_us,
+        .due_us = due_us,
+        .kind = record->kind,
+        .token = record->token,
     };
-    return request;
 }
 
 static void on_read_acquire(struct history *history, const struct history_record *record)
 {
-    add(history, record)->acquires = true;
+    add(history, record, record->due_us);
 }
 
 static void on_read_query(struct history *history, const struct history_record *record)
 {
-    add(history, record)->due_us = 0;
+    add(history, record, 0);
 }
 
 // Of every tenure of the token: it may be asked for anywhere.
@@ -53,18 +54,9 @@ static void on_read_query(struct history *history, const struct history_record *
      lease = lease->bucket_next) if (memcmp(&lease->token, &(record)->token,                       \
                                             sizeof lease->token) == 0)
 
-static void on_read_adopt(struct history *history, const struct history_record *record)
-{
-    struct tracked *lease = history_at(history, &record->token, record->sidecar);
-
-    on_read_query(history, record);
-    if (lease && lease->client != record->client)
-        lease->adopt_asked = true;
-}
-
 static void on_read_extend(struct history *history, const struct history_record *record)
 {
-    add(history, record)->token = record->token;
+    add(history, record, 0);
     for
         EACH_TENURE(history, record, lease)
     lease->extends++;
@@ -73,7 +65,7 @@ static void on_read_extend(struct history *history, const struct history_record 
 // The key's lease here is to go when the grace is over. One that has no connection is not told.
 static void on_read_break(struct history *history, const struct history_record *record)
 {
-    add(history, record)->due_us = INT64_MAX; // it waits for the key's end
+    add(history, record, INT64_MAX); // it waits for the key's end
     history_lock(history, record->key)->breaks++;
     for (struct tracked *lease = history->all; lease; lease = lease->next) {
         if (lease->key != record->key || lease->sidecar != record->sidecar ||
@@ -87,10 +79,13 @@ static void on_read_break(struct history *history, const struct history_record *
 
 // ---- Outcomes ----
 
-int64_t history_answer_by(const struct history *history, const struct request *request)
+int64_t history_answer_by(struct history *history, const struct request *request)
 {
     int64_t due_us = history_max(request->due_us, request->asked_at_us);
 
+    // One that waits may get its turn just as its sidecar wakes up, before its time-out does.
+    if (request->due_us)
+        due_us = history_max(due_us, history_process(history, request->sidecar)->thawed_at_us);
     return due_us < INT64_MAX - history->options.answer_us ? due_us + history->options.answer_us
                                                            : INT64_MAX;
 }
@@ -141,7 +136,8 @@ static void on_wrote_extended(struct history *history, const struct history_reco
         return;
     if (lease->end != HISTORY_LIVE && !history_is_detached(lease))
         history_violated(history, 4, record, lease, "extended after the end");
-    lease->deadline_us = lease->deadline_most_us = record->due_us;
+    lease->deadline_us = record->due_us;
+    lease->deadline_most_us = history_max(record->due_us, record->at_us); // it is so from now on
     if (lease->extends > 0)
         lease->extends--;
 }
@@ -160,17 +156,27 @@ static void forget_extend(struct history *history, const struct request *request
 void history_close_requests(struct history *history, uint32_t client, uint32_t sidecar,
                             int64_t at_us)
 {
-    static const struct message_token none;
-
     for (size_t i = history->requests.count; i-- > 0;) {
         const struct request *request = &history->requests.items[i];
         if (request->client != client && request->sidecar != sidecar)
             continue;
-        if (memcmp(&request->token, &none, sizeof none) != 0)
+        if (request->kind == HISTORY_READ_EXTEND)
             forget_extend(history, request);
         request_is_over(history, request->number, at_us);
         REMOVE(history->requests, i);
     }
+}
+
+bool history_is_adopted(const struct history *history, const struct message_token *token,
+                        uint32_t sidecar)
+{
+    for (size_t i = 0; i < history->requests.count; i++) {
+        const struct request *request = &history->requests.items[i];
+        if (request->kind == HISTORY_READ_ADOPT && request->sidecar == sidecar &&
+            memcmp(&request->token, token, sizeof *token) == 0)
+            return true;
+    }
+    return false;
 }
 
 // ---- The queue: I13 ----
@@ -181,11 +187,11 @@ void history_check_turn(struct history *history, const struct history_record *re
     const struct request *mine = history_find_request(history, record->request);
     const struct tracked *holder = history_lock(history, record->key)->holder;
 
-    if (!mine || !mine->acquires)
+    if (!mine || mine->kind != HISTORY_READ_ACQUIRE)
         return;
     for (size_t i = 0; i < history->requests.count; i++) {
         const struct request *other = &history->requests.items[i];
-        if (other == mine || !other->acquires || other->key != record->key ||
+        if (other == mine || other->kind != HISTORY_READ_ACQUIRE || other->key != record->key ||
             other->sidecar != record->sidecar)
             continue;
         if (other->order < mine->order)
@@ -214,7 +220,7 @@ void history_check_waiters(struct history *history, const struct history_record 
     for (size_t i = 0; i < history->requests.count; i++) {
         const struct request *request = &history->requests.items[i];
         int64_t since_us = history_max(lock->free_since_us, request->asked_at_us);
-        if (!request->acquires || request->key != key ||
+        if (request->kind != HISTORY_READ_ACQUIRE || request->key != key ||
             !history_is_up(history, request->sidecar) ||
             history_process(history, request->sidecar)->frozen)
             continue;
@@ -227,7 +233,7 @@ void history_check_waiters(struct history *history, const struct history_record 
 }
 
 history_handler *const history_request_handlers[HISTORY_KIND_COUNT] = {
-    [HISTORY_READ_ACQUIRE] = on_read_acquire, [HISTORY_READ_ADOPT] = on_read_adopt,
+    [HISTORY_READ_ACQUIRE] = on_read_acquire, [HISTORY_READ_ADOPT] = on_read_query,
     [HISTORY_READ_EXTEND] = on_read_extend,   [HISTORY_READ_BREAK] = on_read_break,
     [HISTORY_READ_QUERY] = on_read_query,     [HISTORY_WROTE_DENIED] = on_wrote_denied,
     [HISTORY_WROTE_ANSWER] = on_wrote_denied, [HISTORY_WROTE_EXTENDED] = on_wrote_extended,

@@ -79,7 +79,7 @@ static void check_deadline(struct history *history, const struct history_record 
                            const struct tracked *lease)
 {
     const struct tracked *before = history_find(history, &record->token);
-    int64_t room_us = history->options.answer_us, off_us;
+    int64_t room_us = history->options.answer_us, off_us, asked_us;
 
     while (before && (before == lease || !before->granted ||
                       memcmp(&before->token, &record->token, sizeof record->token) != 0))
@@ -89,7 +89,9 @@ static void check_deadline(struct history *history, const struct history_record 
         return;
     off_us = record->due_us - before->deadline_us;
     room_us += (before->deadline_us - before->granted_us) / 50;
-    if (off_us > room_us || off_us < -room_us)
+    // In Redis it counts from the first acquire that was executed, which may have gone unanswered.
+    asked_us = before->set_at_us ? before->granted_us - before->set_at_us : 0;
+    if (off_us > room_us || off_us < -room_us - asked_us)
         history_violated(history, 10, record, lease,
                          "adopted until %.3f, but its workflow deadline was %.3f",
                          history_ms(record->due_us), history_ms(before->deadline_us));
@@ -109,6 +111,8 @@ static struct tracked *move(struct history *history, const struct history_record
     to = history_new_tenure(history, &record->token);
     if (!to)
         return NULL;
+    to->lost = from->lost;
+    to->gone = from->gone;
     history_transfer(history, from, to);
     to->sidecar = from->sidecar;
     to->adopted = from->adopted;
@@ -198,7 +202,8 @@ static void check_reason(struct history *history, const struct history_record *r
 {
     switch (record->reason) {
     case WIRE_REASON_LOST:
-        if (lease->stored && !lease->lost)
+        if (lease->stored && !lease->lost &&
+            record->at_us > lease->back_us + history->options.answer_us)
             history_violated(history, 8, record, lease, "revoked as lost, but Redis has the key");
         break;
     case WIRE_REASON_UNREACHABLE:
@@ -236,7 +241,7 @@ static void check_reason(struct history *history, const struct history_record *r
             history_violated(history, 8, record, lease, "revoked as broken, but nobody broke it");
         break;
     case WIRE_REASON_MOVED:
-        if (!lease->adopt_asked)
+        if (!history_is_adopted(history, &lease->token, lease->sidecar))
             history_violated(history, 8, record, lease, "revoked as moved, but nobody adopted it");
         break;
     default:
@@ -273,6 +278,7 @@ static void on_wrote_revoked(struct history *history, const struct history_recor
     publish(history, record, lease);
     lease->safe_until_us = record->due_us;
     lease->moved = record->reason == WIRE_REASON_MOVED;
+    lease->lost |= record->reason == WIRE_REASON_LOST;
     if (record->reason == WIRE_REASON_BROKEN) {
         int64_t from_us = record->due_us ? record->due_us : record->at_us;
         lease->broken = true;
@@ -293,6 +299,8 @@ static void on_read_release(struct history *history, const struct history_record
         return;
     history_stops(lease, record->at_us);
     lease->released = true;
+    if (lease->releasing)
+        return; // the first one counts
     lease->releasing = true;
     lease->released_us = record->at_us;
     // What was left to its TTL may still be released by whoever knows its token.
@@ -412,7 +420,8 @@ bool history_may_free(const struct tracked *lease, int64_t at_us)
 {
     int64_t until_us = lease->published_us;
 
-    if (lease->unbound) // renewed without being told
+    // Renewed without being told; while its deadline is in doubt, perhaps not.
+    if (lease->unbound && lease->deadline_us == lease->deadline_most_us)
         until_us = history_max(until_us, lease->confirmed_us);
     if (!lease->granted || at_us >= until_us)
         return true;
@@ -451,12 +460,15 @@ static void on_answered(struct history *history, const struct history_record *re
 {
     struct tracked *lease = history_at(history, &record->token, record->sidecar);
 
-    if (!lease || record->at_us >= lease->revoke_us)
+    if (!lease || record->at_us >= lease->revoke_us || record->until_us <= lease->confirmed_us)
         return;
     if (lease->end != HISTORY_ACQUIRING && lease->end != HISTORY_LIVE &&
         !history_is_detached(lease))
         return;
-    if (record->until_us <= lease->confirmed_us)
+    // Nobody is told of a detached lease's end.
+    if (history_is_detached(lease) &&
+        ((lease->deadline_us && record->at_us >= lease->deadline_us) ||
+         history_process(history, lease->sidecar)->stopping))
         return;
     lease->confirmed_us = record->until_us;
     lease->revoke_us = record->due_us;

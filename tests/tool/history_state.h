@@ -17,6 +17,7 @@ struct tracked {
     uint32_t key, sidecar, client, request;
     int64_t ttl_ms;
     int64_t stored_at_us;     // executed last: SET or EXTENDED
+    int64_t set_at_us;        // SET
     int64_t published_us;     // the latest until_us that its client was given
     int64_t confirmed_us;     // the latest until_us of a positive answer that counts
     int64_t revoke_us;        // D of that
@@ -25,6 +26,8 @@ struct tracked {
     int64_t safe_until_us;    // what its revoked event promised
     int64_t free_from_us;     // its client has stopped: the key may go
     int64_t granted_us;
+    int64_t back_us; // adopted back, by the sidecar that had it; it may hear yet that it was away
+    int64_t late_us; // stored by bytes that came late
     int64_t eof_us;
     int64_t released_us;   // the sidecar has read its release
     int64_t over_us;       // the sidecar knows that it has stopped: the key is to go
@@ -45,7 +48,6 @@ struct tracked {
     bool unbound;
     bool adopted;     // not by an acquire of its sidecar
     bool moved;       // to another connection of its sidecar
-    bool adopt_asked; // here, by another connection
     bool broken;      // for an operator: its key goes at free_from_us
     bool stepped;     // Redis' clock was, since the grant: its deadline there is another
     uint32_t extends; // asked for, and not known to have been done
@@ -57,8 +59,9 @@ struct request {
     int64_t asked_at_us;
     int64_t due_us; // the end of its wait; 0: it does not wait
     uint64_t order;
-    struct message_token token; // extend
-    bool acquires, contends;    // contends: it was sent to Redis
+    enum history_kind kind;     // READ_x
+    struct message_token token; // adopt, extend
+    bool contends;              // acquire: it was sent to Redis
 };
 
 struct connection {
@@ -79,11 +82,10 @@ struct lock {
     struct tracked *acting[ACTING];
     int64_t fence;
     int64_t free_since_us;
-    bool taken;           // by a foreign locker
-    uint32_t breaks;      // asked for
-    uint32_t hops;        // hand-overs in a row
-    uint32_t handed_by;   // the sidecar, at
-    int64_t handed_at_us; // this instant
+    bool taken;         // by a foreign locker
+    uint32_t breaks;    // asked for
+    uint32_t hops;      // hand-overs in a row
+    uint32_t handed_by; // the sidecar that just does; SET comes next
 };
 
 #define VECTOR(type)                                                                               \
@@ -156,7 +158,7 @@ bool history_is_late(struct history *history, uint32_t sidecar, int64_t due_us, 
 // The instant since when nothing is at fault and everything is in time again.
 int64_t history_calm_since(struct history *history, uint32_t sidecar);
 // By when a request is to be answered.
-int64_t history_answer_by(const struct history *history, const struct request *request);
+int64_t history_answer_by(struct history *history, const struct request *request);
 bool history_is_up(struct history *history, uint32_t sidecar);
 
 void history_ends(struct history *history, struct tracked *lease, enum history_end how);
@@ -180,6 +182,9 @@ void history_outcome(struct history *history, const struct history_record *recor
 // Requests of the client, or of the sidecar, end with it; UINT32_MAX: of none.
 void history_close_requests(struct history *history, uint32_t client, uint32_t sidecar,
                             int64_t at_us);
+// Somebody asks the sidecar to adopt the lease.
+bool history_is_adopted(const struct history *history, const struct message_token *token,
+                        uint32_t sidecar);
 // Its request is sent to Redis, or granted: is it its turn?
 void history_check_turn(struct history *history, const struct history_record *record,
                         const struct tracked *lease);

@@ -416,6 +416,67 @@ START_TEST(waiting_does_not_help_against_a_refusal)
 }
 END_TEST
 
+// ---- Asked more than once with the same token ----
+
+static struct fake_call *ask_twice(void)
+{
+    wait_for(&a, 60000);
+    complete(expect_acquire(), STORE_LOST);
+    rig_pass(&rig, RIG_R);
+    return expect_acquire();
+}
+
+// The first one may still set the key, after the second one's lease was released.
+START_TEST(granted_while_an_older_acquire_may_come)
+{
+    struct fake_call *call = ask_twice(), *delete;
+
+    fake_store_complete_with(
+        &rig.fake, call, (struct store_completion){.outcome = STORE_OK, .fence = 7}, rig.now_ms);
+    rig_expect(&a, "{'ok':true,'fence':7}");
+    release(&a);
+    delete = fake_store_expect(&rig.fake, STORE_RELEASE);
+    fake_store_complete_with(&rig.fake, delete, (struct store_completion){.outcome = STORE_OK},
+                             rig.now_ms);
+    rig_expect(&a, "{'ok':true,'op':'release'}");
+    delete = fake_store_expect(&rig.fake, STORE_RELEASE);
+    ck_assert_mem_eq(&delete->token, &call->token, sizeof call->token);
+    complete(delete, STORE_NOT_OWNER); // certain
+    rig_check_idle(&rig);
+}
+END_TEST
+
+// The first one may have set the key: that Redis refuses the second one says nothing about it.
+START_TEST(an_error_after_an_acquire_without_an_answer)
+{
+    struct fake_call *call = ask_twice(), *delete;
+
+    complete(call, _i == 0 ? STORE_UNAVAILABLE : STORE_REFUSED); // certain
+    if (_i == 0)
+        rig_send(&a, "{'op':'cancel','target':1}");
+    rig_expect(&a, "{'ok':false,'id':1,'error':'%s'}",
+               _i == 0 ? "errCancelled" : "errRedisRefused");
+    if (_i == 0)
+        rig_expect(&a, "{'ok':true,'op':'cancel','cancelled':true}");
+    delete = fake_store_expect(&rig.fake, STORE_RELEASE);
+    ck_assert_mem_eq(&delete->token, &call->token, sizeof call->token);
+    complete(delete, STORE_OK);
+    rig_check_idle(&rig);
+}
+END_TEST
+
+START_TEST(granted_and_nothing_older_can_come)
+{
+    grant(ask_twice(), 7);
+    rig_expect(&a, "{'ok':true,'fence':7}");
+    release(&a);
+    fake_store_complete_with(&rig.fake, fake_store_expect(&rig.fake, STORE_RELEASE),
+                             (struct store_completion){.outcome = STORE_OK}, rig.now_ms);
+    rig_expect(&a, "{'ok':true,'op':'release'}");
+    rig_check_idle(&rig);
+}
+END_TEST
+
 // ---- Whoever waits leaves: in every state, in every way ----
 
 enum { QUEUED_BEHIND_HOLDER, QUEUED_BEHIND_WAITER, ASKING, WAITING, UNSETTLED, STATES };
@@ -858,6 +919,9 @@ int main(void)
     tcase_add_loop_test(tcase, times_out_while_redis_is_asked, 0, 3);
     tcase_add_test(tcase, times_out_in_an_outage);
     tcase_add_test(tcase, waiting_does_not_help_against_a_refusal);
+    tcase_add_test(tcase, granted_while_an_older_acquire_may_come);
+    tcase_add_loop_test(tcase, an_error_after_an_acquire_without_an_answer, 0, 2);
+    tcase_add_test(tcase, granted_and_nothing_older_can_come);
     tcase_add_loop_test(tcase, leaving, 0, STATES * WAYS);
     tcase_add_loop_test(tcase, leaving_with_somebody_behind, 0, STATES * WAYS);
     tcase_add_test(tcase, only_what_waits_can_be_cancelled);
