@@ -323,11 +323,10 @@ static void hand_to(struct keeper *keeper, struct session *session, uint32_t num
     struct session *holder = keeper_session_of(keeper, slot);
     const char *why = NULL;
 
-    if (holder) {
-        if (holder != session) {
-            slot->lease.reason = WIRE_REASON_MOVED;
-            tell_revoked(keeper, holder, slot, slot->lease.until_ms, now_ms);
-        }
+    if (holder && holder != session) {
+        slot->lease.reason = WIRE_REASON_MOVED;
+        keeper_page_leave(holder, slot);
+        tell_revoked(keeper, holder, slot, slot->lease.until_ms, now_ms);
         keeper_detach(keeper, holder, number);
     }
     if (slot->bind == WIRE_BIND_PID)
@@ -336,13 +335,14 @@ static void hand_to(struct keeper *keeper, struct session *session, uint32_t num
     slot->notify = query->notify & 3u;
     slot->pid = (uint32_t)session->pid;
     lease_set_expires(&slot->lease, query->expires);
-    keeper_attach(keeper, session, number);
+    if (holder != session)
+        keeper_attach(keeper, session, number);
     if (query->bind == WIRE_BIND_PID)
         why = keeper_bind_process(keeper, session, number, query->pid);
     if (why)
         log_warn("an adopted lease is bound to its connection instead of a process",
                  LOG_FIELD_STR("reason", why));
-    tell_granted(session, slot, WIRE_OP_ADOPT, &query->id, 0);
+    tell_granted(session, slot, WIRE_OP_ADOPT, &query->id, 0, keeper_page_grant(session, slot));
     keeper_note_unread(session, number, slot);
     keeper_end_late_grant(keeper, number, slot->generation, now_ms);
 }

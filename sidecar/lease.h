@@ -130,6 +130,7 @@ enum lease_flag {
     LEASE_POKED = 1 << 11,    // ACQUIRING: the key may have been freed since it was asked for
     LEASE_YIELDS = 1 << 12,   // WAITING: others are to have the key first, until next_ms
     LEASE_WATCHED = 1 << 13,  // the keeper's: the store tells when the key is freed
+    LEASE_PAGED = 1 << 14,    // the keeper's: its session's page has a slot for it
 };
 
 struct lease {
