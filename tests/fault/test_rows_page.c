@@ -59,7 +59,7 @@ static void begin(void)
     rival = rival_new(redis.socket, "k");
     // A heartbeat has moved it, and nothing was said of that.
     SCRATCH_UNTIL(2 * TTL, line_client_slot(&holder.client, slot) >
-                            holder.lease.valid_until_ms * INT64_C(1000000));
+                               holder.lease.valid_until_ms * INT64_C(1000000));
 }
 
 static void end(void)

@@ -88,8 +88,8 @@ START_TEST(a_client_cannot_write_it)
         ck_assert_int_eq(pwrite(fd, &value, sizeof value, 0), -1);
         ck_assert_int_eq(ftruncate(fd, 0), -1);
         ck_assert_int_eq(ftruncate(fd, 2 * LINE_CLIENT_PAGE), -1);
-        ck_assert_ptr_eq(
-            mmap(NULL, LINE_CLIENT_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), MAP_FAILED);
+        ck_assert_ptr_eq(mmap(NULL, LINE_CLIENT_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0),
+                         MAP_FAILED);
         close(fd);
     }
     ck_assert_int_eq(line_client_slot(&client, slot), lease.valid_until_ms * 1000000);
