@@ -64,7 +64,8 @@ static void granted(struct keeper *keeper, uint32_t number,
         waited_ms = now_ms - slot->pending->asked_at_ms;
         keeper_drop_pending(keeper, session, slot);
         slot->fence = completion->fence;
-        tell_granted(session, slot, WIRE_OP_ACQUIRE, &id, waited_ms);
+        tell_granted(session, slot, WIRE_OP_ACQUIRE, &id, waited_ms,
+                     keeper_page_grant(session, slot));
         keeper_note_unread(session, number, slot);
     }
     if (slot->has_key)
@@ -285,6 +286,8 @@ void keeper_apply(struct keeper *keeper, uint32_t number, const struct lease_eve
     keeper_count(keeper, &slot->lease, -1);
     actions = lease_step(&slot->lease, &keeper->options.rules, event, now_ms);
     keeper_count(keeper, &slot->lease, 1);
+    if (slot->lease.flags & LEASE_PAGED)
+        keeper_page_follow(keeper, slot);
     if (slot->lease.state != before)
         log_step(slot, before, event->kind);
     if (slot->lease.state == LEASE_GONE && slot_is_queued(slot)) {

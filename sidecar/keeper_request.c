@@ -273,6 +273,7 @@ void keeper_release(struct keeper *keeper, struct session *session,
     struct pending *pending;
 
     if (!slot) {
+        keeper_page_release(session, &request->lease);
         tell_error(session, request->op, &request->id, WIRE_ERROR_UNKNOWN_LEASE,
                    "\"lease\" names no lease of this sidecar; it may have ended long ago");
         return;
@@ -289,10 +290,12 @@ void keeper_release(struct keeper *keeper, struct session *session,
     session->unanswered++;
     if (holder && holder != session && slot->lease.state == LEASE_HELD) {
         slot->lease.reason = WIRE_REASON_RELEASED;
+        keeper_page_leave(holder, slot);
         tell_revoked(keeper, holder, slot, slot->lease.until_ms, now_ms);
     }
     if (holder)
         keeper_detach(keeper, holder, number);
+    keeper_page_release(session, &request->lease);
     keeper_attach(keeper, session, number);
     slot->pending = pending;
     keeper_apply_kind(keeper, number, LEASE_ON_RELEASE, now_ms);

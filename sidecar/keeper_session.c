@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "sidecar/keeper_inside.h"
+#include "sidecar/page.h"
 #include "sidecar/tell.h"
 
 // ---- Requests that wait for their answer ----
@@ -68,6 +69,7 @@ void keeper_attach(struct keeper *keeper, struct session *session, uint32_t numb
 
 void keeper_detach(struct keeper *keeper, struct session *session, uint32_t number)
 {
+    keeper_page_leave(session, table_slot(&keeper->table, number));
     table_session_remove(&keeper->table, &session->leases, number);
 }
 
@@ -222,6 +224,7 @@ void keeper_close_session(struct keeper *keeper, struct session *session, bool g
         if (!outlives(slot, gone))
             keeper_apply_kind(keeper, number, kind, now_ms);
     }
+    session->page = page_free(session->page);
     free_unread(keeper, session, now_ms);
     keeper_forget_queries(keeper, session, gone);
     assert(session->unanswered == 0 && session->waiting == 0);

@@ -21,6 +21,7 @@
 #include "sidecar/clock.h"
 #include "sidecar/dispatch.h"
 #include "sidecar/log.h"
+#include "sidecar/page.h"
 #include "sidecar/peer.h"
 
 #define container_of(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
@@ -115,13 +116,28 @@ static void mark_dirty(struct peer *peer)
     peer->peers->dirty = peer;
 }
 
+// The page's descriptor goes with the first byte of its reply. What is queued before goes first.
+static ssize_t send_some(struct peer *peer)
+{
+    struct session *session = &peer->session;
+    const char *bytes = buf_bytes(&session->out);
+    size_t length = buf_length(&session->out);
+    bool passing = session->page && session->page->fd >= 0;
+
+    if (passing && session->taken == session->page_at)
+        return page_send(session->page, peer->io.fd, bytes, length);
+    if (passing && session->page_at - session->taken < length)
+        length = (size_t)(session->page_at - session->taken);
+    return send(peer->io.fd, bytes, length, MSG_NOSIGNAL);
+}
+
 static void write_out(struct peer *peer)
 {
     struct buf *out = &peer->session.out;
 
     peer->queued = 0;
     while (buf_length(out) > 0) {
-        ssize_t n = send(peer->io.fd, buf_bytes(out), buf_length(out), MSG_NOSIGNAL);
+        ssize_t n = send_some(peer);
         if (n > 0) {
             session_took(&peer->session, (size_t)n);
             continue;
@@ -384,8 +400,11 @@ void peers_deinit(struct peers *peers, int64_t now_ms)
     for (uint32_t i = 1; i < peers->keeper->session_count; i++) {
         if (!peers->keeper->sessions[i])
             continue;
-        write_out(peer_by_number(peers, i));
-        peer_close(peer_by_number(peers, i), false, now_ms);
+        struct peer *peer = peer_by_number(peers, i);
+        write_out(peer);
+        // Who adopts its leases elsewhere goes by what its page says until then.
+        peer->session.page = page_free(peer->session.page);
+        peer_close(peer, false, now_ms);
     }
     assert(peers->count == 0);
     heap_deinit(&peers->heap);

@@ -21,6 +21,8 @@ struct session {
     uint32_t leases;       // the keeper's list of slots
     uint32_t unanswered;   // requests whose reply is still to come
     uint32_t waiting;      // those of them that are acquires which wait
+    struct page *page;     // owned by the keeper; NULL: the client has not asked for one
+    uint64_t page_at;      // the byte that its descriptor goes with, counted as `taken` is
     struct unread *unread; // owned by the keeper; grants in `out` of leases that outlive it
     pid_t pid;             // by SO_PEERCRED
     uid_t uid;
