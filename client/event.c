@@ -152,7 +152,7 @@ static bool take_event(struct lock_keeper *keeper, struct lock_keeper_event *eve
 
 const struct lock_keeper_event *lock_keeper_next_event(struct lock_keeper *keeper)
 {
-    return take_event(keeper, &keeper->event) ? &keeper->event : NULL;
+    return !keeper->is_telling && take_event(keeper, &keeper->event) ? &keeper->event : NULL;
 }
 
 void client_tell(struct lock_keeper *keeper)

@@ -256,6 +256,18 @@ static void give_back(const struct client_request *request)
         client_release_token(request->keeper, &request->reply.lease);
 }
 
+// A sidecar that has forgotten a lease which we know to have been lost says no more than we do.
+static void take_forgotten(struct client_request *request)
+{
+    struct reply *reply = &request->reply;
+
+    if (reply->error != WIRE_ERROR_UNKNOWN_LEASE || !request->lease ||
+        request->lease->reason == LOCK_KEEPER_REASON_NONE)
+        return;
+    reply->error = WIRE_ERROR_LOST_ACTOR_LOCK;
+    reply->error_name = wire_error_names[WIRE_ERROR_LOST_ACTOR_LOCK];
+}
+
 // What a reply means beyond its words. False: it is none, and the link is ended.
 static bool take_effect(struct client_request *request)
 {
@@ -280,6 +292,9 @@ static bool take_effect(struct client_request *request)
         else if (reply->ok)
             take_acquired(request);
         return is_own || !reply->ok || request->answer.lease;
+    case WIRE_OP_RELEASE:
+        take_forgotten(request);
+        break;
     case WIRE_OP_EXTEND:
         if (reply->ok)
             client_lease_extended(request->lease, reply);
