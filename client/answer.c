@@ -105,7 +105,7 @@ void client_answer_clear(struct client_request *request)
 void client_answer(struct client_request *request, int code, const char *words)
 {
     struct lock_keeper_reply *answer = &request->answer;
-    const char *name = request->has_reply ? request->reply.error_name : NULL;
+    const char *name = request->has_reply && !request->reply.ok ? request->reply.error_name : NULL;
     struct lock_keeper_lease *lease = answer->lease;
 
     *answer = nothing;

@@ -2,9 +2,9 @@
 //
 // The public calls: arguments into requests, and waiting for them.
 //
-// Each call has a maker, which checks its arguments and makes a pending request; lock_keeper_start_x
-// sends that and returns, lock_keeper_x waits until it is done. Waiting is the same work that an
-// event loop would do, with poll in between.
+// Each call has a maker, which checks its arguments and makes a pending request;
+// lock_keeper_start_x sends that and returns, lock_keeper_x waits until it is done. Waiting is the
+// same work that an event loop would do, with poll in between.
 #include <errno.h>
 #include <poll.h>
 #include <stdarg.h>

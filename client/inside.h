@@ -7,6 +7,7 @@
 //     link.c      the connection: connects, says hello, reads and writes, tries again
 //     request.c   requests: sent, repeated on the next connection, answered or given up
 //     lease.c     leases: what the sidecar says of them, adoption, the local end
+//     validity.c  what a program reads of a lease
 //     event.c     news of these, one event at a time
 //     answer.c    a reply as the program sees it
 //     error.c     names, words, the first failure

@@ -3,9 +3,9 @@
 // Leases, as the client knows them.
 //
 // A lease is HELD until its release is asked for (RELEASING, then RELEASED), or it is known to be
-// over (LOST): the sidecar said so, refused to adopt it, or said nothing for so long that valid_until
-// less the margin is here. It never comes back: whatever arrives for one that is not HELD is
-// ignored. Only a HELD lease stands in `tokens`, where events find it.
+// over (LOST): the sidecar said so, refused to adopt it, or said nothing for so long that
+// valid_until less the margin is here. It never comes back: whatever arrives for one that is not
+// HELD is ignored. Only a HELD lease stands in `tokens`, where events find it.
 //
 // is_ours says that this connection acquired or adopted it; without, it is to be adopted before
 // anything else is asked about it. valid_until goes forward only, and is never further away than a
@@ -207,7 +207,8 @@ static void take_grant(struct lock_keeper_lease *lease, const struct reply *repl
     lease->is_ours = true;
     lease->is_adopting = false;
     lease->adopt_ms = CLIENT_NEVER;
-    lease->fence = reply->fence;
+    if (lease->fence != reply->fence) // other threads may be reading it
+        lease->fence = reply->fence;
     lease->ttl_ms = reply->ttl_ms;
     lease->deadline_ms = reply->deadline_ms;
     set_until(lease, reply->valid_until_ms);
@@ -383,6 +384,8 @@ static void refused(struct lock_keeper_lease *lease, const struct reply *reply)
 void client_lease_adopted(struct lock_keeper_lease *lease, const struct reply *reply)
 {
     lease->is_adopting = false;
+    if (lease->state == CLIENT_LEASE_RELEASED && reply->ok) // nobody waits for that any more
+        client_release_token(lease->keeper, &lease->token);
     if (!is_live(lease))
         return;
     if (!reply->ok && may_pass(reply)) {
@@ -491,76 +494,20 @@ void client_leases_deinit(struct lock_keeper *keeper)
     client_map_deinit(&keeper->tokens);
 }
 
-// ---- For the program ----
-
-bool lock_keeper_valid(const struct lock_keeper_lease *lease)
-{
-    return client_now_ms() < lock_keeper_lease_valid_until_ms(lease);
-}
-
-int64_t lock_keeper_lease_valid_until_ms(const struct lock_keeper_lease *lease)
-{
-    return atomic_load(&lease->valid_until_ms);
-}
-
-const char *lock_keeper_lease_key(const struct lock_keeper_lease *lease)
-{
-    return lease->key;
-}
-
-const char *lock_keeper_lease_token(const struct lock_keeper_lease *lease)
-{
-    return lease->digits;
-}
-
-int64_t lock_keeper_lease_fence(const struct lock_keeper_lease *lease)
-{
-    return lease->fence;
-}
-
-int64_t lock_keeper_lease_ttl_ms(const struct lock_keeper_lease *lease)
-{
-    return lease->ttl_ms;
-}
-
-int64_t lock_keeper_lease_deadline_ms(const struct lock_keeper_lease *lease)
-{
-    return lease->deadline_ms;
-}
-
-bool lock_keeper_lease_is_held(const struct lock_keeper_lease *lease)
-{
-    return lease->state == CLIENT_LEASE_HELD;
-}
-
-enum lock_keeper_reason lock_keeper_lease_reason(const struct lock_keeper_lease *lease)
-{
-    return lease->reason;
-}
-
-void lock_keeper_lease_set_user(struct lock_keeper_lease *lease, void *user)
-{
-    lease->user = user;
-}
-
-void *lock_keeper_lease_get_user(const struct lock_keeper_lease *lease)
-{
-    return lease->user;
-}
-
 struct lock_keeper_lease *lock_keeper_lease_free(struct lock_keeper_lease *lease)
 {
     struct lock_keeper *keeper;
+    bool is_owed;
 
     if (!lease)
         return NULL;
     keeper = lease->keeper;
     client_requests_forget(lease);
-    if (lease->state == CLIENT_LEASE_HELD) {
-        if (lease->bind == WIRE_BIND_CONNECTION && lease->is_ours)
-            client_release_token(keeper, &lease->token);
-        close_lease(lease, CLIENT_LEASE_RELEASED);
-    }
+    // Also where it was lost: only a release says that the work has stopped.
+    is_owed = lease->state == CLIENT_LEASE_HELD || lease->state == CLIENT_LEASE_LOST;
+    if (is_owed && lease->bind == WIRE_BIND_CONNECTION && lease->is_ours)
+        client_release_token(keeper, &lease->token);
+    close_lease(lease, CLIENT_LEASE_RELEASED);
     client_news_forget(lease);
     unlink_from(lease);
     free(lease);

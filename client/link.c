@@ -7,8 +7,8 @@
 // words count. What finds that the connection is no good (a write that failed, a line that is none,
 // no memory) only says so by client_link_end.
 //
-// Pauses between attempts double up to a bound, which is a fraction of the TTL while leases are held,
-// and are spread, so that the clients of a restarted sidecar do not come in step.
+// Pauses between attempts double up to a bound, which is a fraction of the TTL while leases are
+// held, and are spread, so that the clients of a restarted sidecar do not come in step.
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -200,7 +200,8 @@ void client_link_hurry(struct lock_keeper *keeper)
 // ---- Hello ----
 
 // The sidecar read its clock between our sending and now. Where that is not so, it runs in another
-// time namespace, and the difference is taken such that no lease seems to be valid longer than it is.
+// time namespace, and the difference is taken such that no lease seems to be valid longer than it
+// is.
 static int64_t clock_offset_ms(const struct lock_keeper *keeper, int64_t there_ms)
 {
     int64_t sent_ms = keeper->link.hello_ms;
@@ -287,8 +288,8 @@ bool lock_keeper_has_cap(const struct lock_keeper *keeper, const char *cap)
 
 // ---- Reading ----
 
-// The one place where bytes come in. (The validity page will come with the first byte of the reply to
-// hello, as a descriptor, by recvmsg.)
+// The one place where bytes come in. (The validity page will come with the first byte of the reply
+// to hello, as a descriptor, by recvmsg.)
 static ssize_t receive(const struct client_link *link, char *chunk, size_t size)
 {
     ssize_t n;

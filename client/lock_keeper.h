@@ -22,8 +22,8 @@
 // lock_keeper_now_ms reads it. What the sidecar says is converted where it runs in another time
 // namespace.
 //
-// Results. 0 is success. A positive number, LOCK_KEEPER_E_*, is the sidecar's refusal. A negative one
-// is an errno: something between here and the sidecar went wrong:
+// Results. 0 is success. A positive number, LOCK_KEEPER_E_*, is the sidecar's refusal. A negative
+// one is an errno: something between here and the sidecar went wrong:
 //
 //     -EINVAL        an argument that cannot be right; nothing was done
 //     -ENOMEM        no memory
@@ -36,16 +36,17 @@
 //     -EDEADLK       a call that waits was made from the event handler
 //
 // Threads. A handle and its leases are used by one thread at a time. The exception is
-// lock_keeper_valid, lock_keeper_lease_valid_until_ms, _key, _token and _fence: any thread may call
-// them at any time, as long as the lease is not being freed. The library starts no thread, touches no
-// signal, and keeps no state outside its handles. Every descriptor is close-on-exec.
+// lock_keeper_valid, lock_keeper_lease_valid_until_ms, _key, _token and _fence: any thread may
+// call them at any time, as long as the lease is not being freed. The library starts no thread,
+// touches no signal, and keeps no state outside its handles. Every descriptor is close-on-exec.
 //
 // fork. After a fork one of the two processes may use the handle; the other closes its descriptors
 // by lock_keeper_free, which sends nothing (and frees nothing in Redis as long as the other lives).
 //
 // Losing the sidecar. A handle that was connected once connects again by itself, and adopts its
-// leases, so that a restart of the sidecar within their validity goes unnoticed. A lease that is not
-// confirmed by valid_until less a margin is reported lost from here, by a timer that needs nobody.
+// leases, so that a restart of the sidecar within their validity goes unnoticed. A lease that is
+// not confirmed by valid_until less a margin is reported lost from here, by a timer that needs
+// nobody.
 #ifndef LOCK_KEEPER_H
 #define LOCK_KEEPER_H
 
@@ -113,31 +114,31 @@ enum lock_keeper_disconnect {
 
 // ---- The handle ----
 
-// A handle, which opens nothing yet but two descriptors of its own. socket: the path of lock-keeper's
-// socket (copied), or NULL for $LOCK_KEEPER_SOCKET, else /run/lock-keeper/lock-keeper.sock. NULL and
-// errno: ENOMEM, EMFILE, ENFILE, ENAMETOOLONG.
+// A handle, which opens nothing yet but two descriptors of its own. socket: the path of
+// lock-keeper's socket (copied), or NULL for $LOCK_KEEPER_SOCKET, else
+// /run/lock-keeper/lock-keeper.sock. NULL and errno: ENOMEM, EMFILE, ENFILE, ENAMETOOLONG.
 LOCK_KEEPER_API struct lock_keeper *lock_keeper_new(const char *socket);
 
-// Closes the connection, which ends the leases bound to it, and frees all that belongs to the handle,
-// its leases too. Not from the event handler. NULL is allowed. Returns NULL.
+// Closes the connection, which ends the leases bound to it, and frees all that belongs to the
+// handle, its leases too. Not from the event handler. NULL is allowed. Returns NULL.
 LOCK_KEEPER_API struct lock_keeper *lock_keeper_free(struct lock_keeper *keeper);
 
-// How long a request waits for its answer, or for a sidecar to come back; 5000 (and 0) by default. The
-// time that an acquire may wait for the key comes on top. For requests made from now on.
+// How long a request waits for its answer, or for a sidecar to come back; 5000 (and 0) by default.
+// The time that an acquire may wait for the key comes on top. For requests made from now on.
 LOCK_KEEPER_API void lock_keeper_set_timeout(struct lock_keeper *keeper, int64_t timeout_ms);
 
-// How long before valid_until a lease that nobody confirms is reported lost: what its holder has to
-// stop in. 0, the default: a fifth of its TTL (at least 50 ms) while there is no connection or the
-// adoption is not answered; half of that while the sidecar is connected and silent (unless it stands
-// still it reports by itself, before that).
+// How long before valid_until a lease that nobody confirms is reported lost: what its holder has
+// to stop in. 0, the default: a fifth of its TTL (at least 50 ms) while there is no connection or
+// the adoption is not answered; half of that while the sidecar is connected and silent (unless it
+// stands still it reports by itself, before that).
 LOCK_KEEPER_API void lock_keeper_set_margin(struct lock_keeper *keeper, int64_t margin_ms);
 
 // false: the end of the connection ends the leases bound to it (as unconfirmed) and fails what was
 // asked, and the next request connects anew. true, the default: see above.
 LOCK_KEEPER_API void lock_keeper_set_reconnect(struct lock_keeper *keeper, bool reconnect);
 
-// Connects and says hello, unless that is done: one attempt, for at most the timeout. Calls that wait
-// do it by themselves where the handle is not connected and not about to be.
+// Connects and says hello, unless that is done: one attempt, for at most the timeout. Calls that
+// wait do it by themselves where the handle is not connected and not about to be.
 // LOCK_KEEPER_E_LIMIT_EXCEEDED, or an errno as above.
 LOCK_KEEPER_API int lock_keeper_connect(struct lock_keeper *keeper);
 
@@ -147,8 +148,8 @@ LOCK_KEEPER_API int lock_keeper_open(struct lock_keeper *keeper);
 
 LOCK_KEEPER_API bool lock_keeper_is_connected(const struct lock_keeper *keeper);
 
-// What the sidecar said of itself when it was connected last; NULL before. Valid until the next call
-// that takes the handle.
+// What the sidecar said of itself when it was connected last; NULL before. Valid until the next
+// call that takes the handle.
 struct lock_keeper_hello {
     int64_t protocol;        // 1
     const char *server;      // "lock-keeper/0.1.0"
@@ -239,15 +240,15 @@ struct lock_keeper_reply {
     const char *next; // list: there is more
 };
 
-// That of the newest call that waited, also where it was a refusal or failed in between. Valid until
-// the next call that takes the handle (its lease stays).
+// That of the newest call that waited, also where it was a refusal or failed in between. Valid
+// until the next call that takes the handle (its lease stays).
 LOCK_KEEPER_API const struct lock_keeper_reply *
 lock_keeper_get_reply(const struct lock_keeper *keeper);
 
 // ---- Calls that wait ----
 //
-// They go on handling events meanwhile: a handler is called from within; without one, the events can
-// be collected afterwards. A signal does not end them.
+// They go on handling events meanwhile: a handler is called from within; without one, the events
+// can be collected afterwards. A signal does not end them.
 
 // What is not set, 0 or NULL, is the default. Set the whole struct, by an initialiser.
 struct lock_keeper_acquire {
@@ -268,20 +269,21 @@ LOCK_KEEPER_API int lock_keeper_acquire(struct lock_keeper *keeper,
                                         const struct lock_keeper_acquire *options,
                                         struct lock_keeper_lease **lease);
 
-// Whatever it returns, the lease is over and no event about it follows; the object stays until it is
-// freed. 0: the key was ours to the end and is free. LOCK_KEEPER_E_LOST_ACTOR_LOCK: the lease was
-// over before; the normal answer after a revoked event. LOCK_KEEPER_E_REDIS_UNAVAILABLE: the key is
-// freed when Redis answers, or runs out. LOCK_KEEPER_E_UNKNOWN_LEASE: it was released before. Where
-// the sidecar is away it is waited for (for the timeout, while the lease is valid), then the lease is
-// adopted and released; else -ENOTCONN, and the key runs out by itself.
+// Whatever it returns, the lease is over and no event about it follows; the object stays until it
+// is freed. 0: the key was ours to the end and is free. LOCK_KEEPER_E_LOST_ACTOR_LOCK: the lease
+// was over before; the normal answer after a revoked event. LOCK_KEEPER_E_REDIS_UNAVAILABLE: the
+// key is freed when Redis answers, or runs out. LOCK_KEEPER_E_UNKNOWN_LEASE: it was released
+// before. Where the sidecar is away it is waited for (for the timeout, while the lease is valid),
+// then the lease is adopted and released; else -ENOTCONN, and the key runs out by itself.
 LOCK_KEEPER_API int lock_keeper_release(struct lock_keeper *keeper,
                                         struct lock_keeper_lease *lease);
 
-// The same for a lease that is known by its 32 digits only (one with bind none, of another process).
+// The same for a lease that is known by its 32 digits only (one with bind none, of another
+// process).
 LOCK_KEEPER_API int lock_keeper_release_token(struct lock_keeper *keeper, const char *token);
 
-// Moves the workflow deadline: deadline_ms counts from the grant. What is in effect then (the sidecar
-// has a maximum) is in the reply, and in lock_keeper_lease_deadline_ms.
+// Moves the workflow deadline: deadline_ms counts from the grant. What is in effect then (the
+// sidecar has a maximum) is in the reply, and in lock_keeper_lease_deadline_ms.
 LOCK_KEEPER_API int lock_keeper_extend(struct lock_keeper *keeper, struct lock_keeper_lease *lease,
                                        int64_t deadline_ms);
 LOCK_KEEPER_API int lock_keeper_extend_token(struct lock_keeper *keeper, const char *token,
@@ -298,8 +300,8 @@ struct lock_keeper_adopt {
 };
 
 // Takes over a lease that this process has only the digits of. As lock_keeper_acquire;
-// LOCK_KEEPER_E_LOST_ACTOR_LOCK where it is over. (Those of this handle are adopted by themselves; of
-// one that it holds already, the lease is the same object.)
+// LOCK_KEEPER_E_LOST_ACTOR_LOCK where it is over. (Those of this handle are adopted by themselves;
+// of one that it holds already, the lease is the same object.)
 LOCK_KEEPER_API int lock_keeper_adopt(struct lock_keeper *keeper,
                                       const struct lock_keeper_adopt *options,
                                       struct lock_keeper_lease **lease);
@@ -315,8 +317,8 @@ LOCK_KEEPER_API int lock_keeper_break(struct lock_keeper *keeper, const char *ke
                                       int64_t grace_ms);
 
 // Sends one line as it is (no newline in it) and returns when its reply is there, in `line` of the
-// reply. The return value is the code of its error. A lease that is acquired like this is unknown to
-// the library: nothing is reported about it or adopted. Not repeated on another connection.
+// reply. The return value is the code of its error. A lease that is acquired like this is unknown
+// to the library: nothing is reported about it or adopted. Not repeated on another connection.
 LOCK_KEEPER_API int lock_keeper_call(struct lock_keeper *keeper, const char *json);
 
 // ---- Leases ----
@@ -324,8 +326,8 @@ LOCK_KEEPER_API int lock_keeper_call(struct lock_keeper *keeper, const char *jso
 // A lease object lives until lock_keeper_lease_free or the end of its handle, also when the lease
 // itself is over.
 
-// Whether the lease may be acted on: now < valid_until, and it is not known to be over. Costs a clock
-// read, asks nobody; right also where the sidecar stands still or is gone. Any thread.
+// Whether the lease may be acted on: now < valid_until, and it is not known to be over. Costs a
+// clock read, asks nobody; right also where the sidecar stands still or is gone. Any thread.
 LOCK_KEEPER_API bool lock_keeper_valid(const struct lock_keeper_lease *lease);
 
 // The newest instant known; 0 once the lease is known to be over.
@@ -338,7 +340,8 @@ LOCK_KEEPER_API int64_t lock_keeper_lease_fence(const struct lock_keeper_lease *
 LOCK_KEEPER_API int64_t lock_keeper_lease_ttl_ms(const struct lock_keeper_lease *lease);
 // The workflow deadline in effect, counted from the grant.
 LOCK_KEEPER_API int64_t lock_keeper_lease_deadline_ms(const struct lock_keeper_lease *lease);
-// Held: granted, not released, and not known to be over. (lock_keeper_valid looks at the clock too.)
+// Held: granted, not released, and not known to be over. (lock_keeper_valid looks at the clock
+// too.)
 LOCK_KEEPER_API bool lock_keeper_lease_is_held(const struct lock_keeper_lease *lease);
 // Why it ended: NONE while it is held, and where it was released before anything else ended it.
 LOCK_KEEPER_API enum lock_keeper_reason
@@ -348,8 +351,8 @@ LOCK_KEEPER_API void lock_keeper_lease_set_user(struct lock_keeper_lease *lease,
 LOCK_KEEPER_API void *lock_keeper_lease_get_user(const struct lock_keeper_lease *lease);
 
 // Forgets the lease as the end of the connection would: one that is bound to the connection is
-// released (the answer is not waited for); one that is bound to a process or to nothing goes on by
-// itself. No event about it follows. NULL is allowed. Returns NULL.
+// released, unless it was (the answer is not waited for); one that is bound to a process or to
+// nothing goes on by itself. No event about it follows. NULL is allowed. Returns NULL.
 LOCK_KEEPER_API struct lock_keeper_lease *lock_keeper_lease_free(struct lock_keeper_lease *lease);
 
 // ---- Events ----
@@ -391,8 +394,8 @@ LOCK_KEEPER_API void lock_keeper_set_handler(struct lock_keeper *keeper,
 // The next event, or NULL. Valid until the next call that takes the handle. Reads nothing.
 LOCK_KEEPER_API const struct lock_keeper_event *lock_keeper_next_event(struct lock_keeper *keeper);
 
-// Without an event loop: waits until there is an event to collect (1), or a handler was told one (1),
-// or timeout_ms have passed (0; -1: without end).
+// Without an event loop: waits until there is an event to collect (1), or a handler was told one
+// (1), or timeout_ms have passed (0; -1: without end).
 LOCK_KEEPER_API int lock_keeper_wait(struct lock_keeper *keeper, int64_t timeout_ms);
 
 // ---- Event loops ----
@@ -407,19 +410,19 @@ LOCK_KEEPER_API short lock_keeper_get_events(const struct lock_keeper *keeper);
 // Until lock_keeper_process has something to do by time alone; -1: nothing. For loops that rather
 // have a timer, or poll(2): waiting without end on the descriptor is as good.
 LOCK_KEEPER_API int lock_keeper_get_timeout(const struct lock_keeper *keeper);
-// Does what can be done without waiting: reads, writes, connects, tells the handler. 0, or a negative
-// errno of the handle's own descriptors. Failures of the connection are not its result: they
-// are dealt with, and reported as events.
+// Does what can be done without waiting: reads, writes, connects, tells the handler. 0, or a
+// negative errno of the handle's own descriptors. Failures of the connection are not its result:
+// they are dealt with, and reported as events.
 LOCK_KEEPER_API int lock_keeper_process(struct lock_keeper *keeper);
 
 // The socket of the connection, -1 where there is none. To know, not to read or write: the
 // connection, and with it what is bound to it, lives while any process has a copy of it.
 LOCK_KEEPER_API int lock_keeper_get_socket(const struct lock_keeper *keeper);
 
-// Requests whose REPLY comes as an event, with the number that is put in *request (NULL is allowed).
-// They may be started while there is no connection, are sent when there is one, and given up like
-// those of calls that wait (lock_keeper_set_timeout). 0, -EINVAL or -ENOMEM. The lease of an acquire
-// or adopt is in the reply, and belongs to the handle.
+// Requests whose REPLY comes as an event, with the number that is put in *request (NULL is
+// allowed). They may be started while there is no connection, are sent when there is one, and
+// given up like those of calls that wait (lock_keeper_set_timeout). 0, -EINVAL or -ENOMEM. The
+// lease of an acquire or adopt is in the reply, and belongs to the handle.
 LOCK_KEEPER_API int lock_keeper_start_acquire(struct lock_keeper *keeper,
                                               const struct lock_keeper_acquire *options,
                                               uint64_t *request);

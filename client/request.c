@@ -438,13 +438,13 @@ static void leave_ghost(const struct client_request *request)
 static void give_up(struct client_request *request)
 {
     struct lock_keeper *keeper = request->keeper;
-    bool is_up = keeper->link.state == CLIENT_LINK_UP;
+    bool is_silent = keeper->link.fd >= 0;
 
     if (request->is_sent && request == keeper->raw)
         keeper->raw_stale++;
     if (request->is_sent && request->ask.op == WIRE_OP_ACQUIRE)
         leave_ghost(request);
-    if (is_up)
+    if (is_silent)
         client_request_end(request, -ETIMEDOUT, "the sidecar did not answer in time");
     else
         client_request_end(request, -ENOTCONN, "the sidecar is away: %s", keeper->link.end_words);

@@ -2,8 +2,8 @@
 //
 // A line from the sidecar into a reply or an event.
 //
-// Tables say where a member's value goes and of which type it is: one for the line itself, one for a
-// holder, one for a row of list. A member that stands in none of them is ignored.
+// Tables say where a member's value goes and of which type it is: one for the line itself, one for
+// a holder, one for a row of list. A member that stands in none of them is ignored.
 //
 // This is read in other people's programs. So jansson keeps the allocator it has there (message.c
 // gives it an arena, for the whole process), and the tree is freed block by block.
@@ -248,7 +248,8 @@ static bool take_names(const json_t *object, struct reply *reply)
     reply->error = (enum wire_error)find(wire_error_names, WIRE_ERROR_COUNT, reply->error_name);
     reply->reason =
         (enum wire_reason)find(wire_reason_names, WIRE_REASON_COUNT, reply->reason_name);
-    return event ? json_is_string(event) && !ok : ok && (reply->ok || reply->error_name);
+    return event ? json_is_string(event) && !ok
+                 : ok && (reply->ok || (reply->error_name && *reply->error_name));
 }
 
 static int take_line(const json_t *root, struct reply *reply)

@@ -16,8 +16,8 @@ enum {
     REPLY_E_MALFORMED = 1, // no JSON object, neither reply nor event, or a member of the wrong type
 };
 
-// What is not there: NULL, false, -1 (of an integer, none of which is negative), or the COUNT of its
-// enum, which stands for a name that is not known, too.
+// What is not there: NULL, false, -1 (of an integer, none of which is negative), or the COUNT of
+// its enum, which stands for a name that is not known, too.
 
 struct reply_holder {
     bool foreign;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The scripted sidecar: a child that goes through its steps with blocking reads and writes. What it
-// cannot do it says on stderr, and ends with exit code 1. It calls nothing of check's: those are for
-// the test's own process.
+// The scripted sidecar: a child that goes through its steps with blocking reads and writes. What
+// it cannot do it says on stderr, and ends with exit code 1. It calls nothing of check's: those
+// are for the test's own process.
 
 #include <errno.h>
 #include <jansson.h>

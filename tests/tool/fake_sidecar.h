@@ -23,7 +23,8 @@
 //     deaf         reads and says nothing any more, and keeps the connection
 //     wait-close   reads until the client closes the connection
 //
-// A step that cannot be done ends it with an exit code other than 0, which fake_sidecar_stop asserts.
+// A step that cannot be done ends it with an exit code other than 0, which fake_sidecar_stop
+// asserts.
 #pragma once
 
 #include <sys/types.h>
