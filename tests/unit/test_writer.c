@@ -138,15 +138,15 @@ END_TEST
 static const char *const requests[] = {
     "{\"op\":\"hello\",\"page\":true}\n",
     "{\"op\":\"acquire\",\"id\":\"lk:1\",\"key\":\"k\"}\n",
-    "{\"op\":\"acquire\",\"id\":-7,\"key\":\"caf\\u00e9 \\\"\\\\\",\"ttl_ms\":500,"
-    "\"deadline_ms\":1,\"wait_ms\":-1,\"label\":\"\",\"bind\":\"pid\",\"pid\":7,"
-    "\"on_disconnect\":\"expire\",\"notify\":[\"renewed\",\"at_risk\"]}\n",
+    ("{\"op\":\"acquire\",\"id\":-7,\"key\":\"caf\\u00e9 \\\"\\\\\",\"ttl_ms\":500,"
+     "\"deadline_ms\":1,\"wait_ms\":-1,\"label\":\"\",\"bind\":\"pid\",\"pid\":7,"
+     "\"on_disconnect\":\"expire\",\"notify\":[\"renewed\",\"at_risk\"]}\n"),
     "{\"op\":\"release\",\"lease\":\"00112233445566778899aabbccddeeff\"}\n",
     "{\"op\":\"cancel\",\"target\":\"x\"}\n",
     "{\"op\":\"cancel\",\"target\":5}\n",
     "{\"op\":\"extend\",\"lease\":\"00112233445566778899aabbccddeeff\",\"deadline_ms\":9}\n",
-    "{\"op\":\"adopt\",\"key\":\"k\",\"lease\":\"00112233445566778899aabbccddeeff\","
-    "\"bind\":\"none\",\"notify\":[]}\n",
+    ("{\"op\":\"adopt\",\"key\":\"k\",\"lease\":\"00112233445566778899aabbccddeeff\","
+     "\"bind\":\"none\",\"notify\":[]}\n"),
     "{\"op\":\"inspect\",\"key\":\"k\"}\n",
     "{\"op\":\"list\",\"limit\":500,\"after\":\"\"}\n",
     "{\"op\":\"ping\"}\n",
