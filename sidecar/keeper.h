@@ -75,6 +75,9 @@ struct query {
     uint8_t bind;
     uint8_t notify;
     bool expires;
+    bool unbound;   // adopt: the client has gone, and with it what the lease was to be bound to
+    bool has_place; // adopt from elsewhere: the lease is counted against the account already
+    uint16_t account;
     pid_t pid; // bind "pid": 0 for the session's own
     uint16_t key_length;
     char key[WIRE_MAX_KEY];

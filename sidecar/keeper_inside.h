@@ -83,7 +83,7 @@ bool keeper_may_wait(struct session *session, const struct message_request *requ
 
 void keeper_query_completed(struct keeper *keeper, const struct store_completion *completion,
                             int64_t now_ms);
-// The session has gone: its queries go on, unheard.
-void keeper_forget_queries(struct keeper *keeper, struct session *session);
+// The session is over: its queries go on, unheard. gone: by the client's own doing.
+void keeper_forget_queries(struct keeper *keeper, struct session *session, bool gone);
 // A lease that is being broken here is deleted (or can be nobody's any more).
 void keeper_query_forgotten(struct keeper *keeper, uint32_t number, uint32_t generation);

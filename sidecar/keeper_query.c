@@ -8,7 +8,8 @@
 //
 // adopt    Redis moves the lease to this instance where its token, uid and deadline allow it. The
 //          answer makes a slot that is held from then on; or, for a lease of this sidecar, moves it
-//          from one connection to another.
+//          from one connection to another. What could keep it from being held here is looked at
+//          before, for once Redis was asked, whoever had it has it no more.
 // extend   The value is rewritten first, then the lease here.
 // break    A lease of this sidecar is revoked first and its key deleted after the grace; the query
 //          waits for that. Any other key is deleted by the store.
@@ -94,18 +95,21 @@ static void close_query(struct keeper *keeper, uint32_t number)
 
     if (query->session)
         keeper->sessions[query->session]->unanswered--;
+    if (query->has_place)
+        accounts_give(&keeper->accounts, query->account, ACCOUNT_LEASES);
     query->generation++;
     query->next_free = keeper->query_free;
     keeper->query_free = number;
 }
 
-void keeper_forget_queries(struct keeper *keeper, struct session *session)
+void keeper_forget_queries(struct keeper *keeper, struct session *session, bool gone)
 {
     for (uint32_t i = 1; i < keeper->query_count && session->unanswered > 0; i++) {
         struct query *query = keeper->queries[i];
         if (!(query->generation & 1) || query->session != session->number)
             continue;
         query->session = 0;
+        query->unbound = gone && query->bind == WIRE_BIND_CONNECTION;
         session->unanswered--;
     }
 }
@@ -237,6 +241,50 @@ static bool may_adopt_here(struct keeper *keeper, struct session *session,
     return false;
 }
 
+// The process that the lease is to be bound to; false after a refusal.
+static bool can_be_bound(struct keeper *keeper, struct session *session,
+                         const struct message_request *request)
+{
+    const struct keeper_options *options = &keeper->options;
+    pid_t pid = (pid_t)request->pid;
+    void *watch;
+    const char *why;
+
+    if (request->bind != WIRE_BIND_PID)
+        return true;
+    why = options->watch_process ? options->watch_process(options->context, session, &pid, &watch)
+                                 : "processes cannot be watched here";
+    if (!why)
+        options->unwatch_process(options->context, watch);
+    else
+        tell_error(session, request->op, &request->id, WIRE_ERROR_BAD_REQUEST,
+                   "\"bind\" \"pid\": %s", why);
+    return !why;
+}
+
+// A query for a lease that has no slot here: counted against the uid's cap from now on.
+static uint32_t open_query_with_place(struct keeper *keeper, struct session *session,
+                                      const struct message_request *request)
+{
+    uint32_t number;
+
+    if (accounts_take(&keeper->accounts, session->account, ACCOUNT_LEASES) != 0) {
+        tell_error(session, request->op, &request->id, WIRE_ERROR_LIMIT_EXCEEDED,
+                   "uid %lld has %lld leases, the most it may (--max-leases-per-uid); the lease is "
+                   "left as it was",
+                   (long long)session->uid, (long long)keeper->options.caps[ACCOUNT_LEASES]);
+        return 0;
+    }
+    number = open_query(keeper, session, request);
+    if (number == 0) {
+        accounts_give(&keeper->accounts, session->account, ACCOUNT_LEASES);
+        return 0;
+    }
+    keeper->queries[number]->has_place = true;
+    keeper->queries[number]->account = session->account;
+    return number;
+}
+
 void keeper_adopt(struct keeper *keeper, struct session *session,
                   const struct message_request *request, int64_t now_ms)
 {
@@ -249,9 +297,11 @@ void keeper_adopt(struct keeper *keeper, struct session *session,
                    "the sidecar is shutting down and adopts no leases; connect again later");
         return;
     }
-    if (slot && !may_adopt_here(keeper, session, request, slot))
+    if ((slot && !may_adopt_here(keeper, session, request, slot)) ||
+        !can_be_bound(keeper, session, request))
         return;
-    number = open_query(keeper, session, request);
+    number = slot ? open_query(keeper, session, request)
+                  : open_query_with_place(keeper, session, request);
     if (number == 0)
         return;
     if (slot) {
@@ -261,30 +311,26 @@ void keeper_adopt(struct keeper *keeper, struct session *session,
     submit(keeper, number, STORE_ADOPT, session, now_ms);
 }
 
-// A slot for a lease that another sidecar granted; SLOT_NONE when there is no room for it.
-static uint32_t open_adopted(struct keeper *keeper, struct session *session,
-                             const struct query *query, const struct value *value)
+// A slot for a lease that another sidecar granted, in the query's place; SLOT_NONE: out of memory.
+static uint32_t open_adopted(struct keeper *keeper, struct query *query, const struct value *value)
 {
     struct slot *slot;
     uint32_t number;
 
-    if (accounts_take(&keeper->accounts, session->account, ACCOUNT_LEASES) != 0)
-        return SLOT_NONE;
     number = heap_reserve(&keeper->heap, keeper->table.live + 1) == 0
                  ? table_open(&keeper->table, &query->token, query->key, query->key_length,
                               value->label, value->label_length)
                  : SLOT_NONE;
-    if (number == SLOT_NONE) {
-        accounts_give(&keeper->accounts, session->account, ACCOUNT_LEASES);
+    if (number == SLOT_NONE)
         return SLOT_NONE;
-    }
+    query->has_place = false;
     slot = table_slot(&keeper->table, number);
     lease_init(&slot->lease, value->ttl_ms, (value->deadline_us - value->since_us) / 1000, 0,
                query->expires);
     keeper_count(keeper, &slot->lease, 1);
-    slot->account = session->account & (ACCOUNT_MAX - 1u);
+    slot->account = query->account & (ACCOUNT_MAX - 1u);
     slot->fence = value->fence;
-    slot->pid = (uint32_t)session->pid;
+    slot->pid = (uint32_t)value->pid;
     return number;
 }
 
@@ -323,11 +369,15 @@ static void hand_to(struct keeper *keeper, struct session *session, uint32_t num
     keeper_attach(keeper, session, number);
     if (query->bind == WIRE_BIND_PID)
         why = keeper_bind_process(keeper, session, number, query->pid);
-    if (why)
-        log_warn("an adopted lease is bound to its connection instead of a process",
-                 LOG_FIELD_STR("reason", why));
     tell_granted(session, slot, WIRE_OP_ADOPT, &query->id, 0);
     keeper_note_unread(session, number, slot);
+    if (why) {
+        log_warn("the process that an adopted lease is bound to has ended meanwhile",
+                 LOG_FIELD_STR("reason", why));
+        keeper_apply(keeper, number, &(struct lease_event){.kind = LEASE_ON_UNBIND, .tell = true},
+                     NULL, now_ms);
+        return;
+    }
     keeper_end_late_grant(keeper, number, slot->generation, now_ms);
 }
 
@@ -346,21 +396,16 @@ static void take_key(struct keeper *keeper, uint32_t number, int64_t now_ms)
         table_set_key(&keeper->table, number);
 }
 
-static void adopted_from_elsewhere(struct keeper *keeper, const struct query *query,
-                                   const struct store_completion *completion,
-                                   const struct value *value, int64_t now_ms)
+// The lease, held here from now on; SLOT_NONE where it cannot be, or its time is over already.
+static uint32_t take_on(struct keeper *keeper, struct query *query,
+                        const struct store_completion *completion, const struct value *value,
+                        int64_t now_ms)
 {
-    struct session *session = asker_of(keeper, query);
-    uint32_t number =
-        is_manageable(keeper, value) ? open_adopted(keeper, session, query, value) : SLOT_NONE;
+    uint32_t number = open_adopted(keeper, query, value);
     uint32_t generation;
 
-    if (number == SLOT_NONE) {
-        tell_error(session, WIRE_OP_ADOPT, &query->id, WIRE_ERROR_LIMIT_EXCEEDED,
-                   "the lease cannot be held here: the uid has the most leases it may, or its TTL "
-                   "does not fit this sidecar's margin");
-        return;
-    }
+    if (number == SLOT_NONE)
+        return SLOT_NONE;
     if (value->fence > keeper->fence_floor)
         keeper->fence_floor = value->fence;
     generation = table_slot(&keeper->table, number)->generation;
@@ -372,12 +417,42 @@ static void adopted_from_elsewhere(struct keeper *keeper, const struct query *qu
                      .spread = keeper_draw_spread(keeper),
                  },
                  NULL, now_ms);
-    if (!table_find(&keeper->table, number, generation)) {
+    return table_find(&keeper->table, number, generation) ? number : SLOT_NONE;
+}
+
+static void adopted_from_elsewhere(struct keeper *keeper, struct query *query,
+                                   const struct store_completion *completion,
+                                   const struct value *value, int64_t now_ms)
+{
+    struct session *session = asker_of(keeper, query);
+    uint32_t number;
+
+    if (!is_manageable(keeper, value)) {
+        tell_error(session, WIRE_OP_ADOPT, &query->id, WIRE_ERROR_LIMIT_EXCEEDED,
+                   "the lease cannot be held here: its TTL or deadline does not fit this sidecar");
+        return;
+    }
+    number = take_on(keeper, query, completion, value, now_ms);
+    if (number == SLOT_NONE) {
         tell_not_adopted(session, &query->id, query->key, query->key_length);
         return;
     }
     take_key(keeper, number, now_ms);
     hand_to(keeper, session, number, query, now_ms);
+}
+
+// Whoever adopted has gone. By its own doing, and with a lease that is bound to its connection: the
+// binding has ended. Otherwise it may adopt again, and nobody heartbeats it until then.
+static void adopted_by_nobody(struct keeper *keeper, struct query *query,
+                              const struct store_completion *completion, const struct value *value,
+                              int64_t now_ms)
+{
+    uint32_t number = query->unbound && is_manageable(keeper, value)
+                          ? take_on(keeper, query, completion, value, now_ms)
+                          : SLOT_NONE;
+
+    if (number != SLOT_NONE)
+        keeper_apply_kind(keeper, number, LEASE_ON_UNBIND, now_ms);
 }
 
 static void adopted_here(struct keeper *keeper, const struct query *query,
@@ -418,14 +493,17 @@ static void adopted(struct keeper *keeper, struct query *query,
 {
     struct session *session = asker_of(keeper, query);
     struct value value;
+    bool moved = completion->outcome == STORE_OK && completion->value &&
+                 value_parse(completion->value, completion->value_length, &value) == 0;
 
     find_adopted(keeper, query);
-    if (!session)
-        return; // whoever adopted has gone; an instance that heartbeats nothing lets it run out
-    if (completion->outcome == STORE_OK && query->lease != SLOT_NONE)
+    if (query->lease == SLOT_NONE && moved && !session)
+        adopted_by_nobody(keeper, query, completion, &value, now_ms);
+    else if (!session)
+        return;
+    else if (completion->outcome == STORE_OK && query->lease != SLOT_NONE)
         adopted_here(keeper, query, completion, now_ms);
-    else if (completion->outcome == STORE_OK && completion->value &&
-             value_parse(completion->value, completion->value_length, &value) == 0)
+    else if (moved)
         adopted_from_elsewhere(keeper, query, completion, &value, now_ms);
     else if (completion->outcome == STORE_NOT_OWNER || completion->outcome == STORE_OK)
         tell_not_adopted(session, &query->id, query->key, query->key_length);

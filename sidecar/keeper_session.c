@@ -223,7 +223,7 @@ void keeper_close_session(struct keeper *keeper, struct session *session, bool g
             keeper_apply_kind(keeper, number, kind, now_ms);
     }
     free_unread(keeper, session, now_ms);
-    keeper_forget_queries(keeper, session);
+    keeper_forget_queries(keeper, session, gone);
     assert(session->unanswered == 0 && session->waiting == 0);
     accounts_give(&keeper->accounts, session->account, ACCOUNT_CONNECTIONS);
     keeper->sessions[session->number] = NULL;

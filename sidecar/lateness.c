@@ -5,6 +5,8 @@
 // such wake-up. A process that was stopped (SIGSTOP, suspend) is no sign of what comes: it is counted,
 // and the leases are swept, but the margin stays.
 
+#include <stdio.h>
+
 #include "sidecar/lateness.h"
 
 void lateness_init(struct lateness *lateness, int64_t stop_ms)
@@ -34,4 +36,25 @@ bool lateness_observe(struct lateness *lateness, int64_t due_ms, int64_t now_ms)
         lateness->widen_end_ms = now_ms + LATENESS_MEMORY_MS;
     }
     return lateness->widen_ms != before;
+}
+
+void lateness_format(const struct lateness *lateness, char *text, size_t size)
+{
+    size_t length = 0;
+
+    text[0] = '\0';
+    for (unsigned i = 0; i < LATENESS_BUCKETS; i++) {
+        int added;
+        if (lateness->histogram[i] == 0)
+            continue;
+        added = snprintf(text + length, size - length, "%s%s%ums:%llu", length ? " " : "",
+                         i == LATENESS_BUCKETS - 1 ? ">=" : "<",
+                         i == LATENESS_BUCKETS - 1 ? 1u << (i - 1) : 1u << i,
+                         (unsigned long long)lateness->histogram[i]);
+        if (added < 0 || (size_t)added >= size - length) {
+            text[length] = '\0';
+            return;
+        }
+        length += (size_t)added;
+    }
 }

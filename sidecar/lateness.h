@@ -5,6 +5,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 enum {
@@ -25,3 +26,7 @@ void lateness_init(struct lateness *lateness, int64_t stop_ms);
 
 // The loop should have woken at due_ms and it is now_ms. True when widen_ms has changed.
 bool lateness_observe(struct lateness *lateness, int64_t due_ms, int64_t now_ms);
+
+// The histogram in words, "<1ms:120 <2ms:3", buckets that are not empty only; NUL-terminated. A line
+// that does not fit is cut after a bucket.
+void lateness_format(const struct lateness *lateness, char *text, size_t size);

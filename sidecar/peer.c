@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A peer is freed only from its own read callback, from peers_flush and from peers_sweep: the
-// keeper's calls into session->output never free one, so a handler may go on writing to a session
+// A peer is freed only from peers_read, peers_flush and peers_sweep: the keeper's calls into session->output never free one, so a handler may go on writing to a session
 // whose socket has just failed.
+//
+// That a socket is ready is only noted; it is read in peers_read, after all that Redis said in this
+// turn. libev calls back the last of the ready descriptors first, so each is put in front of those
+// noted before: they are read in the order of the kernel's list, first come, first served.
 //
 // The socket is read into one buffer that all share. What is left of it after a turn (an unfinished
 // line, or requests over the turn's bound) is copied into the peer's frame; an idle peer owns no
@@ -75,6 +78,8 @@ static void peer_close(struct peer *peer, bool gone, int64_t now_ms)
         unlink_from(&peers->dirty, peer, offsetof(struct peer, next_dirty));
     if (peer->in_backlog)
         unlink_from(&peers->backlog, peer, offsetof(struct peer, next_backlog));
+    if (peer->is_ready)
+        unlink_from(&peers->ready, peer, offsetof(struct peer, next_ready));
     close(peer->io.fd);
     frame_deinit(&peer->frame);
     buf_deinit(&peer->session.out);
@@ -279,11 +284,19 @@ static void peer_read(struct peer *peer, int64_t now_ms)
     }
 }
 
-void peers_run_backlog(struct peers *peers, int64_t now_ms)
+static void read_ready(struct peers *peers)
 {
-    struct peer *backlog = peers->backlog;
+    struct peer *peer;
 
-    peers->backlog = NULL;
+    while ((peer = peers->ready)) {
+        peers->ready = peer->next_ready;
+        peer->is_ready = 0;
+        peer_read(peer, clock_boottime_ms());
+    }
+}
+
+static void run_backlog(struct peer *backlog, int64_t now_ms)
+{
     while (backlog) {
         struct peer *peer = backlog;
         backlog = peer->next_backlog;
@@ -294,6 +307,15 @@ void peers_run_backlog(struct peers *peers, int64_t now_ms)
     }
 }
 
+void peers_read(struct peers *peers, int64_t now_ms)
+{
+    struct peer *backlog = peers->backlog;
+
+    peers->backlog = NULL; // those that have one are not ready, and none of them is closed here
+    run_backlog(backlog, now_ms);
+    read_ready(peers);
+}
+
 static void on_ready(struct ev_loop *loop, struct ev_io *io, int events)
 {
     struct peer *peer = (struct peer *)io;
@@ -301,8 +323,11 @@ static void on_ready(struct ev_loop *loop, struct ev_io *io, int events)
     (void)loop;
     if (events & EV_WRITE)
         mark_dirty(peer);
-    if (events & EV_READ && !peer->in_backlog)
-        peer_read(peer, clock_boottime_ms());
+    if (!(events & EV_READ) || peer->in_backlog || peer->is_ready)
+        return;
+    peer->is_ready = 1;
+    peer->next_ready = peer->peers->ready;
+    peer->peers->ready = peer;
 }
 
 // ---- Time ----
@@ -349,7 +374,7 @@ void peers_init(struct peers *peers, struct ev_loop *loop, struct keeper *keeper
 {
     peers->loop = loop;
     peers->keeper = keeper;
-    peers->dirty = peers->backlog = NULL;
+    peers->dirty = peers->backlog = peers->ready = NULL;
     peers->count = 0;
     heap_init(&peers->heap, on_placed, peers);
 }

@@ -31,12 +31,14 @@ struct peer {
     struct peers *peers;
     struct peer *next_dirty;   // in peers->dirty while is_dirty
     struct peer *next_backlog; // in peers->backlog while in_backlog
+    struct peer *next_ready;   // in peers->ready while is_ready
     int64_t close_by_ms;       // INT64_MAX: not closing
     int64_t line_by_ms;        // an unfinished line is given up then; INT64_MAX: there is none
     uint32_t heap_place;
     uint16_t queued; // lines since the last write
     uint8_t is_dirty : 1;
     uint8_t in_backlog : 1;
+    uint8_t is_ready : 1;
     uint8_t is_deaf : 1; // a write said that the client reads no more
 };
 
@@ -46,6 +48,7 @@ struct peers {
     struct heap heap; // of the instants at which a peer is cut off, or its line given up
     struct peer *dirty;
     struct peer *backlog;
+    struct peer *ready;
     uint32_t count;
     char chunk[PEER_READ];
 };
@@ -57,8 +60,9 @@ void peers_deinit(struct peers *peers, int64_t now_ms);
 // Takes a connected, non-blocking socket: 0, or KEEPER_E_FULL, or -errno, and then it is not taken.
 int peers_add(struct peers *peers, int fd);
 
-// Handles requests that were read but had no turn yet.
-void peers_run_backlog(struct peers *peers, int64_t now_ms);
+// Reads the clients that are ready, in the order in which they became so; and handles requests that
+// were read before and had no turn yet.
+void peers_read(struct peers *peers, int64_t now_ms);
 // Writes what is queued, closes what is to be closed.
 void peers_flush(struct peers *peers, int64_t now_ms);
 // Cuts off whoever has not taken a revoked event in time; gives up lines that stay unfinished.

@@ -5,7 +5,6 @@
 // watched (or was, a moment ago), and goes to the same address.
 #pragma once
 
-#include <ev.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -17,12 +17,12 @@ struct session {
     // it ends at tell_offset, counted as `taken` is.
     int64_t tell_by_ms;
     uint64_t tell_offset;
-    uint32_t number;     // in the keeper; 0 while not open
-    uint32_t leases;     // the keeper's list of slots
-    uint32_t unanswered; // requests whose reply is still to come
-    uint32_t waiting;    // those of them that are acquires which wait
+    uint32_t number;       // in the keeper; 0 while not open
+    uint32_t leases;       // the keeper's list of slots
+    uint32_t unanswered;   // requests whose reply is still to come
+    uint32_t waiting;      // those of them that are acquires which wait
     struct unread *unread; // owned by the keeper; grants in `out` of leases that outlive it
-    pid_t pid;           // by SO_PEERCRED
+    pid_t pid;             // by SO_PEERCRED
     uid_t uid;
     uint16_t account;
     bool input_ended;                        // half-closed: what is granted now ends at once

@@ -3,9 +3,11 @@
 // One turn of the loop, in order:
 //
 //     first (ev_check, highest priority)   the clock is read, what is due is swept
-//     descriptors                          Redis' answers (swept again after each read), requests
-//     last (ev_prepare)                    requests left over, peers are written, then Redis is,
-//                                          and the one timer is armed for the earliest instant
+//     descriptors                          Redis' answers (swept again after each read); which
+//                                          clients are ready
+//     last (ev_prepare)                    those are read and their requests handled, clients are
+//                                          written, then Redis is, and the one timer is armed for
+//                                          the earliest instant
 //
 // Peers are written before Redis, so that a holder is told before what follows from it is done.
 //
@@ -125,11 +127,11 @@ static void on_first(struct ev_loop *loop, struct ev_check *check, int events)
 static void on_last(struct ev_loop *loop, struct ev_prepare *prepare, int events)
 {
     struct sidecar *sidecar = container_of(prepare, struct sidecar, last);
-    int64_t now_ms = clock_boottime_ms();
-    int64_t next_ms;
+    int64_t now_ms, next_ms;
 
     (void)events;
-    peers_run_backlog(&sidecar->peers, now_ms);
+    peers_read(&sidecar->peers, clock_boottime_ms());
+    now_ms = clock_boottime_ms();
     peers_flush(&sidecar->peers, now_ms);
     store_redis_flush(sidecar->store, now_ms);
     if (keeper_is_drained(&sidecar->keeper, now_ms)) {
@@ -311,8 +313,13 @@ int sidecar_init(struct sidecar *sidecar, const struct config *config, char *err
 
 void sidecar_run(struct sidecar *sidecar)
 {
+    char histogram[512];
+
     systemd_notify("READY=1");
     ev_run(sidecar->loop, 0);
+    lateness_format(&sidecar->lateness, histogram, sizeof histogram);
+    log_info("lateness of the loop's wake-ups", LOG_FIELD_STR("count", histogram),
+             LOG_FIELD_INT("worst_ms", sidecar->lateness.worst_ms));
 }
 
 void sidecar_deinit(struct sidecar *sidecar)

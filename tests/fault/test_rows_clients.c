@@ -34,9 +34,9 @@ static pid_t fork_keeper(void)
     return pid;
 }
 
-// A child that acquires the key and then does nothing: returns when it was granted; with asked, when
-// it has only asked. With keeper, a child of it keeps the connection, too: its pid.
-static pid_t fork_holder(const char *key, bool asked, pid_t *keeper)
+// A child that acquires the key and then does nothing: returns when it was granted; with more NULL,
+// when it has only asked. With keeper, a child of it keeps the connection, too: its pid.
+static pid_t fork_holder(const char *key, const char *more, pid_t *keeper)
 {
     struct line_client client;
     struct line_lease lease;
@@ -47,10 +47,10 @@ static pid_t fork_holder(const char *key, bool asked, pid_t *keeper)
     pid = scratch_fork();
     if (pid == 0) {
         line_client_connect(&client, sidecar.socket);
-        if (asked)
-            line_client_send(&client, "{'op':'acquire','key':'%s'}", key);
+        if (more)
+            rows_acquire(&client, &lease, key, more);
         else
-            rows_acquire(&client, &lease, key, ",'deadline_ms':1000");
+            line_client_send(&client, "{'op':'acquire','key':'%s'}", key);
         if (keeper)
             kept = fork_keeper();
         if (write(ready[1], &kept, sizeof kept) != sizeof kept)
@@ -86,7 +86,7 @@ START_TEST(row_21_killed_while_idle)
         int64_t killed_ms;
 
         snprintf(key, sizeof key, "killed:%d", i);
-        holder = fork_holder(key, false, NULL);
+        holder = fork_holder(key, "", NULL);
         ck_assert(bench_exists(key));
         killed_ms = scratch_boottime_ms();
         scratch_kill(holder);
@@ -108,7 +108,7 @@ START_TEST(row_21_killed_in_the_middle_of_an_acquire)
     other = rows_connect();
     rows_await_up(&other);
     fault_proxy_hold(proxy, FAULT_DOWN, true);
-    holder = fork_holder("middle", true, NULL);
+    holder = fork_holder("middle", NULL, NULL);
     SCRATCH_UNTIL(2000, bench_exists("middle"));
     scratch_kill(holder);
     line_client_ping(&other);
@@ -124,8 +124,28 @@ END_TEST
 // ---- Row 22 ----
 
 // The client dies, but a child of its has inherited the descriptor, so no end of the connection is to
-// be seen. bind "pid", which sees it, is refused in this release, by name; so the deadline ends it.
+// be seen. bind "pid" sees the end of the process itself.
 START_TEST(row_22_child_keeps_the_descriptor)
+{
+    struct line_client other;
+    int64_t killed_ms;
+    pid_t holder, keeper;
+
+    rows_start("30s");
+    other = rows_connect();
+    holder = fork_holder("bound", ",'bind':'pid'", &keeper);
+    ck_assert(bench_exists("bound"));
+    killed_ms = scratch_boottime_ms();
+    scratch_kill(holder);
+    ck_assert_int_le(bench_await_gone("bound", 5000), killed_ms + SOON_MS);
+    ck_assert_int_eq(kill(keeper, SIGKILL), 0); // it was there to the end
+    expect_no_leases(&other);
+    line_client_close(&other);
+}
+END_TEST
+
+// Bound to its connection, such a lease has its workflow deadline all the same.
+START_TEST(row_22_the_deadline_ends_it)
 {
     struct line_client other;
     int64_t granted_ms, gone_ms;
@@ -133,15 +153,13 @@ START_TEST(row_22_child_keeps_the_descriptor)
 
     rows_start("1s");
     other = rows_connect();
-    line_client_send(&other, "{'op':'acquire','key':'bound','bind':'pid'}");
-    line_client_expect(&other, "{'ok':false,'op':'acquire','error':'errBadRequest'}");
-    holder = fork_holder("inherited", false, &keeper);
+    holder = fork_holder("inherited", ",'deadline_ms':1000", &keeper);
     granted_ms = scratch_boottime_ms();
     scratch_kill(holder);
     line_client_send(&other, "{'op':'list'}");
     line_client_expect(&other, "{'ok':true,'leases':[{'state':'held','key':'inherited'}]}");
     gone_ms = bench_await_gone("inherited", 4000);
-    ck_assert_int_eq(kill(keeper, SIGKILL), 0); // it was there to the end
+    ck_assert_int_eq(kill(keeper, SIGKILL), 0);
     ck_assert_int_ge(gone_ms, granted_ms + 1000 - ROWS_NOISE_MS);
     ck_assert_int_le(gone_ms, granted_ms + 1000 + 1000 + ROWS_NOISE_MS);
     line_client_close(&other);
@@ -856,6 +874,7 @@ static Suite *suite(void)
     rows_add(tests, row_21_killed_while_idle);
     rows_add(tests, row_21_killed_in_the_middle_of_an_acquire);
     rows_add(tests, row_22_child_keeps_the_descriptor);
+    rows_add(tests, row_22_the_deadline_ends_it);
     rows_add(tests, row_23_floods_and_does_not_read);
     rows_add(tests, row_23_cannot_be_told);
     rows_add(tests, row_24_half_close);

@@ -67,20 +67,6 @@ START_TEST(row_13_reply_lost_after_the_set)
 }
 END_TEST
 
-// Longer waits try again with the same token: there are none in this release, and it says so.
-START_TEST(row_13_longer_waits_are_refused)
-{
-    struct line_client client;
-
-    rows_start("1s");
-    client = rows_connect();
-    line_client_send(&client, "{'op':'acquire','key':'waits','wait_ms':1000}");
-    line_client_expect(&client, "{'ok':false,'op':'acquire','error':'errBadRequest'}");
-    ck_assert_ptr_nonnull(strstr(line_client_string(&client, "message"), "wait_ms"));
-    line_client_close(&client);
-}
-END_TEST
-
 // ---- Row 14 ----
 
 // The bytes of the acquire are kept by the way, and come to Redis late on the old connection.
@@ -460,7 +446,6 @@ static Suite *suite(void)
     TCase *tests = rows_case(suite, "wire", rows_setup);
 
     rows_add(tests, row_13_reply_lost_after_the_set);
-    rows_add(tests, row_13_longer_waits_are_refused);
     rows_add(tests, row_14_late_bytes_of_a_stalled_connection);
     rows_add(tests, row_14_late_bytes_of_a_closed_connection);
     rows_add(tests, row_14_late_bytes_without_kill);

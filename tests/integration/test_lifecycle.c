@@ -50,6 +50,7 @@ START_TEST(sigterm_lets_the_work_finish)
     struct line_client client, other;
     struct line_lease lease;
     int64_t until;
+    char *log;
 
     sidecar_process_start(&sidecar, redis.url, "--lock-ttl", "1s", "--drain-timeout", "20s", NULL);
     client = connected();
@@ -68,6 +69,9 @@ START_TEST(sigterm_lets_the_work_finish)
     line_client_expect(&client, "{'ok':true,'op':'release'}");
     ck_assert_int_eq(sidecar_process_wait(&sidecar, 2000), 0);
     ck_assert(!bench_exists("drain"));
+    log = sidecar_process_read_log(&sidecar);
+    ck_assert_ptr_nonnull(strstr(log, "lateness of the loop's wake-ups"));
+    free(log);
     bench_check_log(&sidecar);
     line_client_close(&other);
     line_client_close(&client);

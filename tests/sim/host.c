@@ -98,12 +98,26 @@ static void on_output(struct session *session)
     }
 }
 
+// Grants that the client's socket never took.
+static void record_unwritten(const struct sim_host *host, struct sim_client *client)
+{
+    struct sim_note *note;
+
+    for (; (note = notes_first(&client->out)); notes_pop(&client->out))
+        if (note->kind == HISTORY_WROTE_GRANTED || note->kind == HISTORY_WROTE_ADOPTED)
+            world_record(client->world, (struct history_record){.kind = HISTORY_UNWRITTEN,
+                                                                .sidecar = host->process,
+                                                                .client = client->number,
+                                                                .token = note->token});
+}
+
 // After this the client's end is closed or closing, and nothing of it is left in the keeper.
 static void close_client(struct sim_host *host, struct sim_client *client, bool gone)
 {
     struct world *world = host->world;
     struct sim_note end = {.end = true, .at_us = world->now_us + world->latency_us};
 
+    record_unwritten(host, client);
     world_record(world, (struct history_record){.kind = HISTORY_CLOSED,
                                                 .sidecar = host->process,
                                                 .client = client->number,
@@ -115,8 +129,6 @@ static void close_client(struct sim_host *host, struct sim_client *client, bool 
     client->closed = true;
     client->scanned = 0;
     client->line_count = 0;
-    while (notes_first(&client->out))
-        notes_pop(&client->out);
     if (!client->connected) {
         client->number = 0;
         client_later(client, 0, chance_between(&world->chance, 1000, 20000));
@@ -285,7 +297,7 @@ static int64_t next_turn(const struct sim_host *host)
     next_ms = host->drain_until_ms < next_ms ? host->drain_until_ms : next_ms;
     if (host->store.link != SIM_LINK_DOWN) {
         at_us = net_next_read(host->world, host->store.conn);
-        if (host->world->conns[host->store.conn].reset)
+        if (host->world->conns[host->store.conn].reset || host->store.heard)
             at_us = host->world->now_us;
     }
     for
@@ -471,6 +483,7 @@ void host_start(struct sim_host *host)
         .random = fill_random,
         .clock = read_clock,
         .context = host,
+        .uid = 1000,
     };
 
     host->process = ++world->processes;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A model Redis: a few keys, the three scripts, expiry by its own wall clock, the counter of fencing
+// A model Redis: a few keys, what the scripts do, expiry by its own wall clock, the counter of fencing
 // tokens. Stopped, it takes bytes and executes them later; down, it loses its connections. What it
 // executes is recorded, but what a compare-and-set did not do is not.
 
@@ -47,10 +47,12 @@ void redis_init(struct world *world)
 
 // ---- Keys ----
 
-static void record(struct world *world, enum history_kind kind, uint32_t key,
+// process: whose call it is, 0: nobody's.
+static void record(struct world *world, enum history_kind kind, uint32_t process, uint32_t key,
                    const struct sim_key *value)
 {
     world_record(world, (struct history_record){.kind = kind,
+                                                .sidecar = process,
                                                 .key = key + 1,
                                                 .token = value->token.token,
                                                 .fence = kind == HISTORY_SET ? value->fence : 0});
@@ -79,7 +81,7 @@ static struct sim_key *live_key(struct world *world, uint32_t key)
     if (value->value == SIM_NONE || value->expire_ms >= wall_ms(world))
         return value;
     if (value->value == SIM_LEASE)
-        record(world, HISTORY_EXPIRED, key, value);
+        record(world, HISTORY_EXPIRED, 0, key, value);
     clear(world, key);
     return value;
 }
@@ -161,42 +163,54 @@ static int64_t next_fence(struct world *world, int64_t floor)
 static void held(struct world *world, struct sim_message *message, const struct sim_key *value)
 {
     message->items[0].outcome = STORE_HELD;
-    message->foreign = value->value != SIM_LEASE;
-    message->wrong_type = value->value == SIM_HASH;
     message->pttl_ms = value->expire_ms == INT64_MAX ? -1 : value->expire_ms - wall_ms(world);
-    message->holder = value->token;
-    message->holder_fence = value->fence;
+    message->found = *value;
+}
+
+static void take_key(struct world *world, struct sim_message *message, struct sim_key *value)
+{
+    struct sim_item *item = &message->items[0];
+    int64_t now_us = redis_wall_us(world);
+
+    value->value = SIM_LEASE;
+    value->token = item->token;
+    value->fence = next_fence(world, message->fence);
+    value->ttl_ms = item->ttl_ms;
+    value->since_us = now_us;
+    value->deadline_us = now_us + message->deadline_ms * 1000;
+    value->uid = message->uid;
+    value->process = message->process;
+    value->expire_ms = now_us / 1000 + item->ttl_ms;
+    record(world, HISTORY_SET, message->process, item->key, value);
 }
 
 static void acquire(struct world *world, struct sim_message *message)
 {
     struct sim_item *item = &message->items[0];
     struct sim_key *value = live_key(world, item->key);
+    bool replaces = message->hands_over && is_token(value, &message->replaces);
 
-    if (world->redis.oom_until_us > world->now_us) {
-        item->outcome = STORE_REFUSED;
-        return;
-    }
-    if (value->value != SIM_NONE && !is_token(value, &item->token)) {
+    item->outcome = STORE_OK;
+    if (is_token(value, &item->token)) {
+        value->expire_ms = wall_ms(world) + item->ttl_ms;
+        record(world, HISTORY_EXTENDED, message->process, item->key, value);
+    } else if (value->value != SIM_NONE && !replaces) {
         held(world, message, value);
         return;
-    }
-    item->outcome = STORE_OK;
-    if (value->value == SIM_NONE) {
-        value->value = SIM_LEASE;
-        value->token = item->token;
-        value->fence = next_fence(world, message->fence);
-        value->expire_ms = wall_ms(world) + item->ttl_ms;
-        record(world, HISTORY_SET, item->key, value);
+    } else if (world->redis.oom_until_us > world->now_us) {
+        item->outcome = STORE_REFUSED;
+        return;
     } else {
-        value->expire_ms = wall_ms(world) + item->ttl_ms;
-        record(world, HISTORY_EXTENDED, item->key, value);
+        if (replaces)
+            record(world, HISTORY_HANDED, message->process, item->key, value);
+        message->replaced = replaces;
+        take_key(world, message, value);
     }
     message->fence = value->fence;
     schedule_expiry(world, item->key);
 }
 
-static void renew(struct world *world, struct sim_item *item)
+static void renew(struct world *world, const struct sim_message *message, struct sim_item *item)
 {
     struct sim_key *value = live_key(world, item->key);
 
@@ -205,20 +219,85 @@ static void renew(struct world *world, struct sim_item *item)
         return;
     item->outcome = STORE_OK;
     value->expire_ms = wall_ms(world) + item->ttl_ms;
-    record(world, HISTORY_EXTENDED, item->key, value);
+    record(world, HISTORY_EXTENDED, message->process, item->key, value);
     schedule_expiry(world, item->key);
 }
 
-static void release(struct world *world, struct sim_item *item)
+static void release(struct world *world, struct sim_message *message)
 {
+    struct sim_item *item = &message->items[0];
     struct sim_key *value = live_key(world, item->key);
 
     item->outcome = STORE_NOT_OWNER;
     if (!is_token(value, &item->token))
         return;
     item->outcome = STORE_OK;
-    record(world, HISTORY_DELETED, item->key, value);
+    record(world, HISTORY_DELETED, message->process, item->key, value);
     clear(world, item->key);
+    store_publish(world, item->key);
+}
+
+static void adopt(struct world *world, struct sim_message *message)
+{
+    struct sim_item *item = &message->items[0];
+    struct sim_key *value = live_key(world, item->key);
+
+    message->now_us = redis_wall_us(world);
+    item->outcome = STORE_NOT_OWNER;
+    if (value->value != SIM_LEASE || message->now_us >= value->deadline_us ||
+        memcmp(&value->token.token, &item->token.token, sizeof item->token.token) != 0)
+        return;
+    item->outcome = STORE_NOT_YOURS;
+    if (message->uid != 0 && message->uid != value->uid)
+        return;
+    item->outcome = STORE_OK;
+    value->token = item->token;
+    value->process = message->process;
+    value->expire_ms = message->now_us / 1000 + value->ttl_ms;
+    record(world, HISTORY_ADOPTED, message->process, item->key, value);
+    schedule_expiry(world, item->key);
+    item->ttl_ms = value->ttl_ms;
+    message->found = *value;
+}
+
+static void extend(struct world *world, struct sim_message *message)
+{
+    struct sim_item *item = &message->items[0];
+    struct sim_key *value = live_key(world, item->key);
+    bool persistent = value->expire_ms == INT64_MAX;
+
+    item->outcome = STORE_NOT_OWNER;
+    if (!is_token(value, &item->token))
+        return;
+    item->outcome = STORE_REFUSED;
+    if (persistent && world->redis.oom_until_us > world->now_us)
+        return;
+    item->outcome = STORE_OK;
+    value->deadline_us = value->since_us + message->deadline_ms * 1000;
+}
+
+static void inspect(struct world *world, struct sim_message *message)
+{
+    const struct sim_key *value = live_key(world, message->items[0].key);
+
+    message->now_us = redis_wall_us(world);
+    message->items[0].outcome = STORE_OK;
+    if (value->value != SIM_NONE)
+        held(world, message, value);
+}
+
+static void break_key(struct world *world, struct sim_item *item)
+{
+    const struct sim_key *value = live_key(world, item->key);
+
+    item->outcome = STORE_NOT_OWNER;
+    if (value->value == SIM_NONE)
+        return;
+    item->outcome = STORE_OK;
+    if (value->value == SIM_LEASE)
+        world_record(world, (struct history_record){.kind = HISTORY_BROKEN, .key = item->key + 1});
+    clear(world, item->key);
+    store_publish(world, item->key);
 }
 
 static void hello(struct world *world, struct sim_conn *conn, struct sim_message *message)
@@ -253,6 +332,36 @@ static void excuse_late_bytes(struct world *world, const struct sim_conn *conn,
         world_record(world, (struct history_record){.kind = HISTORY_FORFEIT, .key = item->key + 1});
 }
 
+static void execute_item(struct world *world, struct sim_message *message, struct sim_item *item)
+{
+    switch (message->kind) {
+    case SIM_ACQUIRE:
+        acquire(world, message);
+        break;
+    case SIM_RENEW:
+        renew(world, message, item);
+        break;
+    case SIM_RELEASE:
+        release(world, message);
+        break;
+    case SIM_ADOPT:
+        adopt(world, message);
+        break;
+    case SIM_EXTEND:
+        extend(world, message);
+        break;
+    case SIM_INSPECT:
+        inspect(world, message);
+        break;
+    case SIM_BREAK:
+        break_key(world, item);
+        break;
+    case SIM_HELLO:
+    case SIM_KILL:
+        break;
+    }
+}
+
 static void execute(struct world *world, uint32_t number, struct sim_message *message)
 {
     struct sim_conn *conn = &world->conns[number];
@@ -262,12 +371,8 @@ static void execute(struct world *world, uint32_t number, struct sim_message *me
         struct sim_item *item = &message->items[i];
         if (errs)
             item->outcome = world->redis.error;
-        else if (message->kind == SIM_ACQUIRE)
-            acquire(world, message);
-        else if (message->kind == SIM_RENEW)
-            renew(world, item);
-        else if (message->kind == SIM_RELEASE)
-            release(world, item);
+        else
+            execute_item(world, message, item);
     }
     if (message->kind == SIM_ACQUIRE)
         excuse_late_bytes(world, conn, &message->items[0]);

@@ -45,6 +45,7 @@ enum {
     X(ERRORS, "Redis answering errors")                                                            \
     X(OOM, "Redis out of memory")                                                                  \
     X(NOKILL, "CLIENT KILL refused")                                                               \
+    X(UNHEARD, "word of a freed key lost, or late")                                                \
     X(DEL, "a key deleted by hand or evicted")                                                     \
     X(FOREIGN, "a key taken by a foreign locker")                                                  \
     X(WRONGTYPE, "a key of another type")                                                          \
@@ -101,6 +102,7 @@ enum sim_event_kind {
     SIM_EVENT_ARRIVE, // a message reaches Redis: a = conn
     SIM_EVENT_EXPIRE, // a = key, b = serial
     SIM_EVENT_RESUME, // Redis: goes on, starts, stops erring: a = what
+    SIM_EVENT_FREED,  // word of a freed key: a = host, b = serial << 8 | key
     SIM_EVENT_READ,   // a client reads: a = client, b = connection
     SIM_EVENT_CLIENT, // a client acts: a = client, b = serial << 8 | hand
     SIM_EVENT_FAULT,  // the next fault
@@ -127,7 +129,30 @@ void sim_schedule(struct world *world, int64_t at_us, enum sim_event_kind kind, 
 
 // ---- Messages to and from Redis ----
 
-enum sim_message_kind { SIM_HELLO, SIM_KILL, SIM_ACQUIRE, SIM_RENEW, SIM_RELEASE };
+enum sim_message_kind {
+    SIM_HELLO,
+    SIM_KILL,
+    SIM_ACQUIRE,
+    SIM_RENEW,
+    SIM_RELEASE,
+    SIM_ADOPT,
+    SIM_EXTEND,
+    SIM_INSPECT,
+    SIM_BREAK,
+};
+
+enum sim_value { SIM_NONE, SIM_LEASE, SIM_STRANGER, SIM_HASH };
+
+struct sim_key {
+    enum sim_value value;
+    struct store_token token;
+    int64_t fence;
+    int64_t ttl_ms, deadline_us, since_us; // as in the value
+    uint32_t uid;
+    uint32_t process;  // whose instance it names, in the history
+    int64_t expire_ms; // its wall clock; INT64_MAX: none
+    uint32_t serial;
+};
 
 struct sim_item {
     uint32_t call, serial; // of the store that asks
@@ -148,11 +173,16 @@ struct sim_message {
     // HELLO: answers. KILL: whom.
     uint32_t id;
     uint32_t run;
-    // ACQUIRE, held by another
-    bool foreign, wrong_type;
-    int64_t pttl_ms;
-    struct store_token holder;
-    int64_t holder_fence;
+    // Who asks
+    uint32_t process, uid;
+    // ACQUIRE, EXTEND: from the grant
+    int64_t deadline_ms;
+    // ACQUIRE: the lease that hands over; then whether it did
+    bool hands_over, replaced;
+    struct store_token replaces;
+    // ACQUIRE, INSPECT: held, by what. ADOPT: as it is now
+    struct sim_key found;
+    int64_t pttl_ms, now_us;
 };
 
 struct sim_fifo {
@@ -179,16 +209,6 @@ struct sim_conn {
 };
 
 // ---- Redis ----
-
-enum sim_value { SIM_NONE, SIM_LEASE, SIM_STRANGER, SIM_HASH };
-
-struct sim_key {
-    enum sim_value value;
-    struct store_token token;
-    int64_t fence;
-    int64_t expire_ms; // its wall clock; INT64_MAX: none
-    uint32_t serial;
-};
 
 struct sim_redis {
     struct sim_key keys[SIM_KEYS];
@@ -241,11 +261,14 @@ struct sim_call {
     enum store_op op;
     uint32_t lease, generation;
     uint32_t serial;
-    uint32_t request; // acquire: whose
+    uint32_t request; // acquire, adopt: whose
     uint64_t order;
     uint32_t key;
     struct store_token token;
-    int64_t ttl_ms, fence_floor;
+    int64_t ttl_ms, fence_floor, deadline_ms;
+    uint32_t uid;
+    uint32_t replaces, replaces_generation;
+    struct store_token replaces_token;
     int64_t due_by_ms;
     int64_t timeout_at_ms;
     int64_t sent_at_ms;
@@ -276,11 +299,17 @@ struct sim_store {
     struct sim_kill kills[SIM_KILLS];
     uint32_t kill_count;
     bool dead; // its host has ended: it takes nothing more
+    // Bits by key: what is watched; what Redis tells of; what was heard of and not yet told.
+    uint32_t watched, subscribed, heard;
+    uint32_t subscription; // serial: of the connection that hears
 };
 
 void store_init(struct sim_store *store, struct world *world, uint32_t host, int64_t silence_ms);
 void store_input(struct sim_store *store);
 void store_flush(struct sim_store *store);
+// Redis tells all stores that a key was freed; one hears of it.
+void store_publish(struct world *world, uint32_t key);
+void store_hear(struct sim_store *store, uint32_t word);
 // Drops everything without a word; its host has ended.
 void store_end(struct sim_store *store);
 

@@ -8,29 +8,29 @@
 // - A connection that is silent while replies are due is replaced. The new one's greeting learns the
 //   client id and the run of Redis; lost connections with acquires unanswered are killed first, if the
 //   run is the same; where that is refused, no delete is certain for a while.
+//
+//     store.c  calls and their time-outs    store_link.c   the connection, answers
+//     store_write.c  what is written        store_watch.c  word of freed keys
 
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "sidecar/value.h"
-#include "tests/sim/sim.h"
+#include "tests/sim/store_inside.h"
 
 #define container_of(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
 
-enum { BACKOFF_MIN_MS = 5, BACKOFF_MAX_MS = 100, UNCERTAIN_MS = 5000 };
-
-static struct sim_host *host_of(const struct sim_store *store)
+struct sim_host *store_host(const struct sim_store *store)
 {
     return &store->world->hosts[store->host];
 }
 
-static int64_t clock_ms(const struct sim_store *store)
+int64_t store_clock(const struct sim_store *store)
 {
-    return host_ms(host_of(store));
+    return host_ms(store_host(store));
 }
 
-static struct sim_conn *conn_of(const struct sim_store *store)
+struct sim_conn *store_conn(const struct sim_store *store)
 {
     return &store->world->conns[store->conn];
 }
@@ -41,34 +41,43 @@ static struct sim_conn *conn_of(const struct sim_store *store)
 static void worth(const struct sim_store *store, const struct sim_call *call,
                   struct history_record *record)
 {
-    const struct sim_host *host = host_of(store);
+    const struct sim_host *host = store_host(store);
     int64_t until_ms = call->sent_at_ms + call->ttl_ms - lease_drift_ms(call->ttl_ms);
 
     record->until_us = host_us(host, until_ms);
     record->due_us = host_us(host, until_ms - lease_margin_ms(&store->world->rules, call->ttl_ms));
 }
 
-static void record_sent(const struct sim_store *store, const struct sim_call *call)
+void store_record_sent(const struct sim_store *store, const struct sim_call *call)
 {
     static const enum history_kind kinds[] = {[STORE_ACQUIRE] = HISTORY_SENT_ACQUIRE,
                                               [STORE_RENEW] = HISTORY_SENT_RENEW,
-                                              [STORE_RELEASE] = HISTORY_SENT_DELETE};
+                                              [STORE_RELEASE] = HISTORY_SENT_DELETE,
+                                              [STORE_ADOPT] = HISTORY_SENT_ADOPT};
     struct history_record record = {
         .kind = kinds[call->op],
-        .sidecar = host_of(store)->process,
+        .sidecar = store_host(store)->process,
         .key = call->key + 1,
         .token = call->token.token,
         .request = call->request,
         .ttl_ms = call->op == STORE_ACQUIRE ? call->ttl_ms : 0,
     };
 
+    if (call->op > STORE_ADOPT)
+        return; // they make and lengthen nothing
+    world_record(store->world, record);
+    if (call->replaces == SLOT_NONE)
+        return;
+    record.kind = HISTORY_SENT_DELETE;
+    record.token = call->replaces_token.token;
     world_record(store->world, record);
 }
 
 static void record_answered(const struct sim_store *store, const struct sim_call *call)
 {
-    struct history_record record = {
-        .kind = HISTORY_ANSWERED, .sidecar = host_of(store)->process, .token = call->token.token};
+    struct history_record record = {.kind = HISTORY_ANSWERED,
+                                    .sidecar = store_host(store)->process,
+                                    .token = call->token.token};
 
     worth(store, call, &record);
     world_record(store->world, record);
@@ -102,7 +111,7 @@ static struct sim_call *open_call(struct sim_store *store, enum store_op op, uin
     return &store->calls[i];
 }
 
-static void close_call(struct sim_store *store, struct sim_call *call)
+void store_close_call(struct sim_store *store, struct sim_call *call)
 {
     if (call->op == STORE_RENEW && call->state != SIM_QUEUED)
         store->unanswered--;
@@ -121,32 +130,36 @@ static bool is_certain(const struct sim_store *store, int64_t now_ms)
 }
 
 // Completes the call. It is free before its completion is told, which may submit others.
-static void complete(struct sim_store *store, struct sim_call *call,
-                     struct store_completion *completion, int64_t now_ms)
+void store_complete(struct sim_store *store, struct sim_call *call,
+                    struct store_completion *completion, int64_t now_ms)
 {
     completion->op = call->op;
     completion->lease = call->lease;
     completion->generation = call->generation;
     completion->sent_at_ms = completion->outcome == STORE_UNSENT ? 0 : call->sent_at_ms;
-    completion->certain = is_certain(store, now_ms);
-    if (completion->outcome == STORE_OK && call->op != STORE_RELEASE)
+    completion->certain = call->op <= STORE_RELEASE && is_certain(store, now_ms);
+    completion->replaces = call->replaces;
+    completion->replaces_generation = call->replaces_generation;
+    if (completion->outcome == STORE_OK &&
+        (call->op == STORE_ACQUIRE || call->op == STORE_RENEW || call->op == STORE_ADOPT))
         record_answered(store, call);
     if (completion->outcome == STORE_TIMEOUT && call->op == STORE_RENEW)
         call->state = SIM_OVERDUE;
     else
-        close_call(store, call);
+        store_close_call(store, call);
     store->store.hooks->completed(store->store.context, completion, now_ms);
 }
 
-static void complete_as(struct sim_store *store, struct sim_call *call, enum store_outcome outcome,
-                        const char *error, int64_t now_ms)
+void store_complete_as(struct sim_store *store, struct sim_call *call, enum store_outcome outcome,
+                       const char *error, int64_t now_ms)
 {
-    complete(store, call, &(struct store_completion){.outcome = outcome, .error = error}, now_ms);
+    store_complete(store, call, &(struct store_completion){.outcome = outcome, .error = error},
+                   now_ms);
 }
 
 // ---- Submission ----
 
-static uint32_t key_number(const char *key, size_t length)
+uint32_t store_key(const char *key, size_t length)
 {
     assert(length == 2 && key[0] == 'k');
     return (uint32_t)(key[1] - '0');
@@ -155,8 +168,18 @@ static uint32_t key_number(const char *key, size_t length)
 // Whose request a lease's acquire is.
 static uint32_t request_of(const struct sim_store *store, uint32_t lease)
 {
-    const struct slot *slot = table_slot(&host_of(store)->keeper.table, lease);
+    const struct slot *slot = table_slot(&store_host(store)->keeper.table, lease);
     return slot->pending ? (uint32_t)slot->pending->id.integer : 0;
+}
+
+// However many wait for a key, a store is asked for it by one at a time.
+static void check_contender(const struct sim_store *store, uint32_t key)
+{
+    for (uint32_t i = 0; i < store->call_top; i++) {
+        const struct sim_call *call = &store->calls[i];
+        if (call->op == STORE_ACQUIRE && call->key == key && call->state != SIM_FREE)
+            world_broken(store->world, "two acquires of one key are with one store");
+    }
 }
 
 static void submit_acquire(struct store *base, const struct store_acquire *acquire, int64_t now_ms)
@@ -166,10 +189,16 @@ static void submit_acquire(struct store *base, const struct store_acquire *acqui
 
     if (store->dead)
         return;
+    check_contender(store, store_key(acquire->key, acquire->key_length));
     call = open_call(store, STORE_ACQUIRE, acquire->lease, acquire->generation);
-    call->key = key_number(acquire->key, acquire->key_length);
+    call->key = store_key(acquire->key, acquire->key_length);
     call->token = acquire->token;
     call->ttl_ms = acquire->ttl_ms;
+    call->deadline_ms = acquire->deadline_ms;
+    call->uid = (uint32_t)acquire->uid;
+    call->replaces = acquire->replaces;
+    call->replaces_generation = acquire->replaces_generation;
+    call->replaces_token = acquire->replaces_token;
     call->fence_floor = acquire->fence_floor;
     call->timeout_at_ms = now_ms + acquire->timeout_ms;
     call->request = request_of(store, acquire->lease);
@@ -194,338 +223,25 @@ static void submit_release(struct store *base, const struct store_release *relea
     if (store->dead)
         return;
     call = open_call(store, STORE_RELEASE, release->lease, release->generation);
-    call->key = key_number(release->key, release->key_length);
+    call->key = store_key(release->key, release->key_length);
     call->token = release->token;
     call->timeout_at_ms = now_ms + release->timeout_ms;
 }
 
-// ---- The connection ----
-
-static void go_down(struct sim_store *store, const char *error, int64_t now_ms)
+static void submit_query(struct store *base, const struct store_query *query, int64_t now_ms)
 {
-    store->link = SIM_LINK_DOWN;
-    store->store.up = false;
-    store->backoff_ms =
-        store->backoff_ms * 2 < BACKOFF_MAX_MS ? store->backoff_ms * 2 : BACKOFF_MAX_MS;
-    store->retry_at_ms =
-        now_ms + chance_between(&store->world->chance, store->backoff_ms / 2, store->backoff_ms);
-    store->store.hooks->status(store->store.context, false, error, now_ms);
-}
-
-static void remember_to_kill(struct sim_store *store, const struct sim_conn *conn)
-{
-    if (store->kill_count == SIM_KILLS) {
-        world_broken(store->world, "more connections to kill than the model has room for");
-        return;
-    }
-    store->kills[store->kill_count++] =
-        (struct sim_kill){.id = conn->id, .run = conn->run, .until_ms = INT64_MAX};
-}
-
-// The connection is given up; what was written on it may be done yet.
-static void lose(struct sim_store *store, const char *error, int64_t now_ms)
-{
-    struct sim_conn *conn = conn_of(store);
-    uint32_t top = store->call_top;
-    uint64_t newest = store->order;
-
-    if (conn->acquires > 0)
-        remember_to_kill(store, conn);
-    net_close(store->world, store->conn);
-    fault_trouble(store->world, (int)store->host, store->world->now_us);
-    go_down(store, error, now_ms);
-    for (uint32_t i = 0; i < store->kill_count; i++)
-        store->kills[i].sent = false;
-    for (uint32_t i = 0; i < top; i++) {
-        struct sim_call *call = &store->calls[i];
-        if (call->order > newest)
-            continue;
-        if (call->state == SIM_OVERDUE)
-            close_call(store, call);
-        else if (call->state == SIM_WRITTEN)
-            complete_as(store, call, STORE_LOST, error, now_ms);
-    }
-}
-
-static void send(struct sim_store *store, struct sim_message *message)
-{
-    struct sim_conn *conn = conn_of(store);
-
-    if (conn->due++ == 0)
-        conn->quiet_ms = clock_ms(store);
-    net_send(store->world, store->conn, message);
-}
-
-static void greet(struct sim_store *store, int64_t now_ms)
-{
-    store->conn = net_open(store->world, store->host);
-    store->link = SIM_LINK_GREETING;
-    store->greet_by_ms = now_ms + store->silence_ms;
-    send(store, net_message(store->world, SIM_HELLO));
-}
-
-static void send_kills(struct sim_store *store, uint32_t run)
-{
-    uint32_t kept = 0;
-
-    for (uint32_t i = 0; i < store->kill_count; i++) {
-        struct sim_kill *kill = &store->kills[i];
-        struct sim_message *message;
-        if (kill->run != run)
-            continue; // it died with its Redis
-        store->kills[kept++] = *kill;
-        if (kill->refused)
-            continue;
-        kill = &store->kills[kept - 1];
-        kill->sent = true;
-        message = net_message(store->world, SIM_KILL);
-        message->id = kill->id;
-        send(store, message);
-    }
-    store->kill_count = kept;
-}
-
-static void greeted(struct sim_store *store, const struct sim_message *message, int64_t now_ms)
-{
-    if (message->refused) {
-        net_close(store->world, store->conn);
-        go_down(store, "connection refused", now_ms);
-        return;
-    }
-    store->link = SIM_LINK_UP;
-    store->store.up = true;
-    store->backoff_ms = BACKOFF_MIN_MS;
-    send_kills(store, message->run);
-    store->run = message->run;
-    store->store.hooks->status(store->store.context, true, NULL, now_ms);
-}
-
-static void killed(struct sim_store *store, const struct sim_message *message, int64_t now_ms)
-{
-    for (uint32_t i = 0; i < store->kill_count; i++) {
-        struct sim_kill *kill = &store->kills[i];
-        if (kill->id != message->id || !kill->sent)
-            continue;
-        if (!message->refused) {
-            store->kills[i] = store->kills[--store->kill_count];
-            return;
-        }
-        kill->refused = true;
-        kill->until_ms = now_ms + UNCERTAIN_MS;
-        return;
-    }
-}
-
-// ---- Answers ----
-
-static struct sim_call *call_of(struct sim_store *store, const struct sim_item *item)
-{
-    struct sim_call *call = &store->calls[item->call];
-
-    return call->state != SIM_FREE && call->serial == item->serial ? call : NULL;
-}
-
-static const char *error_text(enum store_outcome outcome)
-{
-    return outcome == STORE_REFUSED ? "OOM command not allowed" : "LOADING Redis is loading";
-}
-
-static size_t value_text(const struct sim_message *message, char *text)
-{
-    struct value value = {
-        .token = message->holder,
-        .fence = message->holder_fence,
-        .ttl_ms = 1000,
-        .deadline_us = 1,
-        .since_us = 1,
-        .pid = 1,
-        .uid = 1,
-        .host = "elsewhere",
-        .host_length = 9,
-    };
-
-    return value_format(&value, text);
-}
-
-static void answer(struct sim_store *store, const struct sim_message *message,
-                   const struct sim_item *item, int64_t now_ms)
-{
-    struct sim_call *call = call_of(store, item);
-    struct store_completion completion = {.outcome = item->outcome};
-    char text[VALUE_SIZE];
-
-    if (!call)
-        return; // its time-out has ended it
-    completion.late = call->state == SIM_OVERDUE;
-    if (item->outcome == STORE_UNAVAILABLE || item->outcome == STORE_REFUSED)
-        completion.error = error_text(item->outcome);
-    if (message->kind == SIM_ACQUIRE && item->outcome == STORE_OK)
-        completion.fence = message->fence;
-    if (message->kind == SIM_ACQUIRE && item->outcome == STORE_HELD) {
-        completion.pttl_ms = message->pttl_ms;
-        completion.type = message->wrong_type ? "hash" : NULL;
-        completion.value_length = 36;
-        if (!message->foreign) {
-            completion.value_length = value_text(message, text);
-            completion.value = text;
-        }
-    }
-    complete(store, call, &completion, now_ms);
-}
-
-static void take(struct sim_store *store, const struct sim_message *message, int64_t now_ms)
-{
-    struct sim_conn *conn = conn_of(store);
-
-    conn->due--;
-    conn->quiet_ms = now_ms;
-    if (message->kind == SIM_ACQUIRE)
-        conn->acquires--;
-    if (message->kind == SIM_HELLO)
-        greeted(store, message, now_ms);
-    else if (message->kind == SIM_KILL)
-        killed(store, message, now_ms);
-    for (uint32_t i = 0; i < message->count; i++)
-        answer(store, message, &message->items[i], now_ms);
-}
-
-void store_input(struct sim_store *store)
-{
-    struct sim_message *message;
-    int64_t now_ms;
-
-    if (store->link == SIM_LINK_DOWN)
-        return;
-    message = net_read(store->world, store->conn);
-    if (!message && !conn_of(store)->reset)
-        return;
-    now_ms = store->store.hooks->believe(store->store.context);
-    for (; message; message = net_read(store->world, store->conn)) {
-        take(store, message, now_ms);
-        net_free(store->world, message);
-        if (store->link == SIM_LINK_DOWN)
-            return;
-    }
-    if (conn_of(store)->reset)
-        lose(store, "connection reset", now_ms);
-}
-
-// ---- Writing ----
-
-static struct sim_item *add_item(const struct sim_store *store, struct sim_message *message,
-                                 const struct sim_call *call)
-{
-    struct sim_item *item = &message->items[message->count++];
-
-    *item = (struct sim_item){
-        .call = (uint32_t)(call - store->calls),
-        .serial = call->serial,
-        .key = call->key,
-        .token = call->token,
-        .ttl_ms = call->ttl_ms,
-    };
-    return item;
-}
-
-static void write_single(struct sim_store *store, struct sim_call *call, int64_t now_ms)
-{
-    bool acquires = call->op == STORE_ACQUIRE;
-    struct sim_message *message = net_message(store->world, acquires ? SIM_ACQUIRE : SIM_RELEASE);
-
-    call->state = SIM_WRITTEN;
-    call->sent_at_ms = now_ms;
-    message->fence = call->fence_floor;
-    add_item(store, message, call);
-    conn_of(store)->acquires += acquires;
-    record_sent(store, call);
-    send(store, message);
-}
-
-static void write_singles(struct sim_store *store, int64_t now_ms)
-{
-    for (;;) {
-        struct sim_call *first = NULL;
-        for (uint32_t i = 0; i < store->call_top; i++) {
-            struct sim_call *call = &store->calls[i];
-            if (call->state == SIM_QUEUED && call->op != STORE_RENEW &&
-                (!first || call->order < first->order))
-                first = call;
-        }
-        if (!first)
-            return;
-        write_single(store, first, now_ms);
-    }
-}
-
-static struct sim_call *next_renewal(struct sim_store *store)
-{
-    struct sim_call *first = NULL;
-
-    for (uint32_t i = 0; i < store->call_top; i++) {
-        struct sim_call *call = &store->calls[i];
-        if (call->state == SIM_QUEUED && call->op == STORE_RENEW &&
-            (!first || call->due_by_ms < first->due_by_ms))
-            first = call;
-    }
-    return first;
-}
-
-// False: it is not wanted any more.
-static bool write_renewal(struct sim_store *store, struct sim_call *call,
-                          struct sim_message *message, int64_t now_ms)
-{
-    struct store_subject subject;
-
-    if (!store->store.hooks->describe(store->store.context, call->lease, call->generation, now_ms,
-                                      &subject)) {
-        complete_as(store, call, STORE_UNSENT, NULL, now_ms);
-        return false;
-    }
-    call->state = SIM_WRITTEN;
-    call->key = key_number(subject.key, subject.key_length);
-    call->token = subject.token;
-    call->ttl_ms = subject.ttl_ms;
-    call->sent_at_ms = now_ms;
-    call->timeout_at_ms = now_ms + subject.timeout_ms;
-    store->unanswered++;
-    add_item(store, message, call);
-    record_sent(store, call);
-    return true;
-}
-
-static void write_renewals(struct sim_store *store, int64_t now_ms)
-{
-    struct sim_message *message = NULL;
+    struct sim_store *store = (struct sim_store *)base;
     struct sim_call *call;
 
-    while (store->unanswered < SIM_UNANSWERED && (call = next_renewal(store))) {
-        if (!message)
-            message = net_message(store->world, SIM_RENEW);
-        write_renewal(store, call, message, now_ms);
-        if (message->count == SIM_BATCH) {
-            send(store, message);
-            message = NULL;
-        }
-    }
-    if (message && message->count > 0)
-        send(store, message);
-    else if (message)
-        net_free(store->world, message);
-}
-
-void store_flush(struct sim_store *store)
-{
-    int64_t now_ms = clock_ms(store);
-
-    if (store->link != SIM_LINK_UP)
+    if (store->dead)
         return;
-    if (chance_percent(&store->world->chance, 50)) {
-        write_singles(store, now_ms);
-        write_renewals(store, now_ms);
-    } else {
-        write_renewals(store, now_ms);
-        write_singles(store, now_ms);
-    }
+    call = open_call(store, query->op, query->lease, query->generation);
+    call->key = store_key(query->key, query->key_length);
+    call->token = query->token;
+    call->deadline_ms = query->deadline_ms;
+    call->uid = (uint32_t)query->uid;
+    call->timeout_at_ms = now_ms + query->timeout_ms;
+    call->request = (uint32_t)store_host(store)->keeper.queries[query->lease]->id.integer;
 }
 
 // ---- Time ----
@@ -533,7 +249,7 @@ void store_flush(struct sim_store *store)
 static int64_t next_timeout(const struct store *base)
 {
     const struct sim_store *store = (const struct sim_store *)base;
-    const struct sim_conn *conn = conn_of(store);
+    const struct sim_conn *conn = store_conn(store);
     int64_t next_ms = INT64_MAX;
 
     if (store->dead)
@@ -555,7 +271,7 @@ static int64_t next_timeout(const struct store *base)
 static void sweep(struct store *base, int64_t now_ms)
 {
     struct sim_store *store = (struct sim_store *)base;
-    const struct sim_conn *conn = conn_of(store);
+    const struct sim_conn *conn = store_conn(store);
     uint32_t top = store->call_top;
 
     for (uint32_t i = 0; i < top; i++) {
@@ -563,30 +279,33 @@ static void sweep(struct store *base, int64_t now_ms)
         if (call->timeout_at_ms > now_ms)
             continue;
         if (call->state == SIM_QUEUED)
-            complete_as(store, call, STORE_UNSENT, "not connected", now_ms);
+            store_complete_as(store, call, STORE_UNSENT, "not connected", now_ms);
         else if (call->state == SIM_WRITTEN)
-            complete_as(store, call, STORE_TIMEOUT, NULL, now_ms);
+            store_complete_as(store, call, STORE_TIMEOUT, NULL, now_ms);
     }
     if (store->link == SIM_LINK_DOWN && now_ms >= store->retry_at_ms)
-        greet(store, now_ms);
+        store_greet(store, now_ms);
     else if (store->link == SIM_LINK_GREETING && now_ms >= store->greet_by_ms)
-        lose(store, "no answer to the greeting", now_ms);
+        store_lose(store, "no answer to the greeting", now_ms);
     else if (store->link == SIM_LINK_UP && conn->due > 0 &&
              now_ms >= conn->quiet_ms + store->silence_ms)
-        lose(store, "silent", now_ms);
+        store_lose(store, "silent", now_ms);
 }
 
 static const struct store_ops ops = {
     .acquire = submit_acquire,
     .renew = submit_renew,
     .release = submit_release,
+    .query = submit_query,
+    .watch = store_watch,
+    .unwatch = store_unwatch,
     .next_timeout = next_timeout,
     .sweep = sweep,
 };
 
 void store_init(struct sim_store *store, struct world *world, uint32_t host, int64_t silence_ms)
 {
-    uint32_t serial = store->serial;
+    uint32_t serial = store->serial, subscription = store->subscription;
 
     memset(store, 0, offsetof(struct sim_store, calls));
     memset(&store->call_top, 0, sizeof *store - offsetof(struct sim_store, call_top));
@@ -595,8 +314,9 @@ void store_init(struct sim_store *store, struct world *world, uint32_t host, int
     store->world = world;
     store->host = host;
     store->serial = serial;
+    store->subscription = subscription + 1;
     store->silence_ms = silence_ms;
-    store->backoff_ms = BACKOFF_MIN_MS;
+    store->backoff_ms = STORE_BACKOFF_MIN_MS;
     store->retry_at_ms = host_ms(&world->hosts[host]);
 }
 
@@ -606,4 +326,5 @@ void store_end(struct sim_store *store)
     if (store->link != SIM_LINK_DOWN)
         net_close(store->world, store->conn);
     store->link = SIM_LINK_DOWN;
+    store_unsubscribe(store);
 }

@@ -262,6 +262,9 @@ static void happen(struct world *world, const struct sim_event *event)
     case SIM_EVENT_RESUME:
         redis_resume(world);
         break;
+    case SIM_EVENT_FREED:
+        store_hear(&world->hosts[event->a].store, event->b);
+        break;
     case SIM_EVENT_READ:
         if (world->clients[event->a].number == event->b)
             client_read(world, &world->clients[event->a]);

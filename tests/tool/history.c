@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One struct per lease, found by its token: what Redis did with it, what its sidecar said of it and
-// when its client acts on it. Each kind of record has one function, which checks what the record may
+// One struct per tenure of a lease, found by its token: what Redis did with it, what its sidecar said
+// of it and when its client acts on it. Each kind of record has one function, which checks what the record may
 // not be, and then takes it in. A key knows the lease that it holds in Redis, and those that act.
 //
 //     Redis     absent -> stored -> absent (gone: the rules of I2, I3 and I6 are applied here)
@@ -76,14 +76,57 @@ struct tracked *history_find(struct history *history, const struct message_token
     return at;
 }
 
-struct tracked *history_track(struct history *history, const struct message_token *token)
+struct tracked *history_at(struct history *history, const struct message_token *token,
+                           uint32_t sidecar)
 {
-    struct tracked *lease = history_find(history, token);
+    struct tracked *at = *bucket_of(history, token);
+
+    while (at && ((at->sidecar && sidecar && at->sidecar != sidecar) ||
+                  memcmp(&at->token, token, sizeof *token) != 0))
+        at = at->bucket_next;
+    return at;
+}
+
+struct tracked *history_of(struct history *history, const struct message_token *token,
+                           uint32_t client)
+{
+    struct tracked *at = *bucket_of(history, token);
+
+    while (at && (at->client != client || memcmp(&at->token, token, sizeof *token) != 0))
+        at = at->bucket_next;
+    return at;
+}
+
+struct tracked *history_track(struct history *history, const struct message_token *token,
+                              uint32_t sidecar)
+{
+    struct tracked *lease = history_at(history, token, sidecar);
+
+    return lease ? lease : history_new_tenure(history, token);
+}
+
+void history_transfer(struct history *history, struct tracked *from, struct tracked *to)
+{
+    struct lock *lock = history_lock(history, from->key);
+
+    if (lock->holder == from)
+        lock->holder = to;
+    to->key = from->key;
+    to->stored = from->stored;
+    to->was_set = from->was_set;
+    to->stored_at_us = from->stored_at_us;
+    if (!to->ttl_ms)
+        to->ttl_ms = from->ttl_ms;
+    from->stored = false;
+    from->gone = from->lost = true;
+    history_to_finished(history, from);
+}
+
+struct tracked *history_new_tenure(struct history *history, const struct message_token *token)
+{
+    struct tracked *lease = calloc(1, sizeof *lease);
     struct tracked **bucket;
 
-    if (lease)
-        return lease;
-    lease = calloc(1, sizeof *lease);
     if (!lease) {
         history->no_memory = true;
         return NULL;
@@ -97,6 +140,7 @@ struct tracked *history_track(struct history *history, const struct message_toke
     history->all = lease;
     lease->token = *token;
     lease->free_from_us = lease->over_us = lease->revoke_us = lease->deadline_us = INT64_MAX;
+    lease->deadline_most_us = INT64_MAX;
     history->ends[HISTORY_ACQUIRING]++;
     return lease;
 }
@@ -288,8 +332,8 @@ static int result(const struct history *history)
 
 static void take(struct history *history, const struct history_record *record)
 {
-    history_handler *const *const tables[] = {history_client_handlers, history_sidecar_handlers,
-                                              history_redis_handlers};
+    history_handler *const *const tables[] = {history_client_handlers, history_request_handlers,
+                                              history_sidecar_handlers, history_redis_handlers};
 
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++)
         if (tables[i][record->kind])
@@ -327,12 +371,13 @@ int history_finish(struct history *history, int64_t at_us)
     for (size_t i = 0; i < history->requests.count; i++) {
         const struct request *request = &history->requests.items[i];
         record.client = request->client;
-        if (history_is_late(history, request->sidecar,
-                            request->asked_at_us + history->options.answer_us, at_us))
+        if (history_is_late(history, request->sidecar, history_answer_by(history, request), at_us))
             history_violated(history, 7, &record, NULL, "request %" PRIu32 " has no outcome",
                              request->number);
     }
     record.client = 0;
+    for (uint32_t key = 1; key < history->locks.count; key++)
+        history_check_waiters(history, &record, key);
     for (const struct tracked *lease = history->all; lease; lease = lease->next)
         finish_lease(history, &record, lease);
     return result(history);

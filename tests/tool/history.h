@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The history checker: reads what happened, record by record, and says at the first record that
-// breaks one of the invariants I1 to I12 (FAULTS) which one, and by which events.
+// breaks one of the invariants I1 to I12 (FAULTS) which one, and by which events; and
+//
+//     I13  who waits: of one sidecar's waiters for a key only the first is sent to Redis, and they are
+//          granted in the order of their coming; at most 15 hand-overs in a row; a free key is taken
 //
 // The trace
 // - Records come in the order of their time, at_us: microseconds of one clock for everybody. Whoever
@@ -9,6 +12,9 @@
 //   becomes until_us by the smallest instant at which that clock shows it.
 // - Sidecars, connections of clients, keys and requests are numbers from 1. A sidecar's number means
 //   one process: a restart is a new number. Numbers of connections and requests are used once.
+// - A lease that is adopted is held a second time, by another connection or sidecar, under the same
+//   token: each of these is a tenure of its own. Two tenures of one token exclude nobody from each
+//   other (who adopts knows the token), but each excludes all other tokens.
 // - A trace need not have all kinds. From client logs alone I1 and I11 can be decided; with what Redis
 //   executed also I2, I5 and half of I3 and I6; the rest needs what the sidecar read, wrote and sent.
 //   From MONITOR: a script's inner "set" is SET (the token is the value's head), "pexpire" EXTENDED,
@@ -33,46 +39,64 @@ enum {
 };
 
 // X(symbol, name). Members in use stand beside each.
-#define HISTORY_KINDS(X)                                                                           \
-    /* A client's connection */                                                                    \
-    X(CLIENT_GRANTED, "client received the grant")   /* client key token until_us */               \
-    X(CLIENT_RENEWED, "client received renewed")     /* client token until_us */                   \
-    X(CLIENT_REVOKED, "client received revoked")     /* client token */                            \
-    X(CLIENT_RELEASES, "client sends release")       /* client token */                            \
-    X(CLIENT_LEAVES, "client closes its connection") /* client; or half-closes, or dies */         \
-    X(CLIENT_EOF, "client sees the end")             /* client */                                  \
-    /* A sidecar, with a client */                                                                 \
-    X(READ_ACQUIRE, "sidecar reads acquire")     /* sidecar client request key ttl_ms */           \
-    X(READ_RELEASE, "sidecar reads release")     /* sidecar client token */                        \
-    X(READ_EOF, "sidecar reads the end")         /* sidecar client */                              \
-    X(WROTE_GRANTED, "sidecar grants")           /* sidecar client request key token fence  \
+#define HISTORY_KINDS(X)                                                                             \
+    /* A client's connection */                                                                      \
+    X(CLIENT_GRANTED, "client received the grant")   /* client key token until_us */                 \
+    X(CLIENT_RENEWED, "client received renewed")     /* client token until_us */                     \
+    X(CLIENT_REVOKED, "client received revoked")     /* client token */                              \
+    X(CLIENT_RELEASES, "client sends release")       /* client token */                              \
+    X(CLIENT_LEAVES, "client closes its connection") /* client; or half-closes, or dies */           \
+    X(CLIENT_EOF, "client sees the end")             /* client ok: it goes on, and adopts */         \
+    /* A sidecar, with a client */                                                                   \
+    X(READ_ACQUIRE, "sidecar reads acquire") /* sidecar client request key ttl_ms       \
+                                                           due_us: the end of its wait, or 0 */            \
+    X(READ_ADOPT, "sidecar reads adopt")     /* sidecar client request key token */                  \
+    X(READ_EXTEND, "sidecar reads extend")   /* sidecar client request token                   \
+                                                           due_us: not before the new deadline */     \
+    X(READ_BREAK, "sidecar reads break")     /* sidecar client request key                     \
+                                                           due_us: the end of the grace */     \
+    X(READ_QUERY, "sidecar reads another query")     /* sidecar client request */                    \
+    X(READ_RELEASE, "sidecar reads release")         /* sidecar client token */                      \
+    X(READ_EOF, "sidecar reads the end")             /* sidecar client */                            \
+    X(WROTE_GRANTED, "sidecar grants")               /* sidecar client request key token fence  \
                                                            until_us due_us: workflow deadline,     \
-                                                           expires */      \
-    X(WROTE_DENIED, "sidecar denies")            /* sidecar client request */                      \
-    X(WROTE_RENEWED, "sidecar tells renewed")    /* sidecar client token until_us */               \
-    X(WROTE_REVOKED, "sidecar tells revoked")    /* sidecar client token reason until_us    \
-                                                           due_us: written + safe_ms, or 0 */      \
-    X(WROTE_RELEASED, "sidecar answers release") /* sidecar client token ok */                     \
-    X(CLOSED, "sidecar closes the connection")   /* sidecar client ok: the client left */          \
-    /* A sidecar, with Redis. until_us: sent + T - drift; due_us: that less the margin (D) */      \
-    X(SENT_ACQUIRE, "sidecar sends the acquire")     /* sidecar request key token ttl_ms */        \
-    X(SENT_RENEW, "sidecar sends a renewal")         /* sidecar token */                           \
-    X(SENT_DELETE, "sidecar sends the delete")       /* sidecar token */                           \
-    X(ANSWERED, "sidecar handles a positive answer") /* sidecar token until_us due_us */           \
-    /* A sidecar, itself */                                                                        \
-    X(FROZEN, "sidecar stopped")      /* sidecar */                                                \
-    X(THAWED, "sidecar continued")    /* sidecar */                                                \
-    X(STOPPING, "sidecar shuts down") /* sidecar */                                                \
-    X(ENDED, "sidecar ends")          /* sidecar */                                                \
-    /* Redis, as executed. Compare-and-set that compared unequal is no record */                   \
-    X(SET, "Redis sets")                            /* key token fence ttl_ms */                   \
-    X(EXTENDED, "Redis extends")                    /* key token */                                \
-    X(DELETED, "Redis deletes for its holder")      /* key token */                                \
-    X(EXPIRED, "Redis expires")                     /* key */                                      \
-    X(LOST, "Redis loses the key")                  /* key, 0 for all: by hand, evicted, ... */    \
-    X(FORFEIT, "Redis may let the key go early")    /* key, 0 for all: its clock stepped */        \
-    X(FENCES_LOST, "Redis loses counter and clock") /* fencing tokens may begin anew */            \
-    /* The world */                                                                                \
+                                                           expires unbound */    \
+    X(WROTE_ADOPTED, "sidecar grants to who adopts") /* the same */                                  \
+    X(WROTE_EXTENDED, "sidecar answers extend")      /* sidecar client request token ok due_us */    \
+    X(WROTE_ANSWER, "sidecar answers a query")       /* sidecar client request; or refuses */        \
+    X(UNWRITTEN, "a grant is never written")         /* sidecar client token */                      \
+    X(WROTE_DENIED, "sidecar denies")                /* sidecar client request */                    \
+    X(WROTE_RENEWED, "sidecar tells renewed")        /* sidecar client token until_us */             \
+    X(WROTE_REVOKED, "sidecar tells revoked")        /* sidecar client token reason until_us    \
+                                                           due_us: written + safe_ms, or 0 */    \
+    X(WROTE_RELEASED, "sidecar answers release")     /* sidecar client token ok */                   \
+    X(CLOSED, "sidecar closes the connection")       /* sidecar client ok: the client left */        \
+    /* A sidecar, with Redis. until_us: sent + T - drift; due_us: that less the margin (D) */        \
+    X(SENT_ACQUIRE, "sidecar sends the acquire")     /* sidecar request key token ttl_ms */          \
+    X(SENT_RENEW, "sidecar sends a renewal")         /* sidecar token */                             \
+    X(SENT_DELETE, "sidecar sends the delete")       /* sidecar token */                             \
+    X(SENT_ADOPT, "sidecar sends the adoption")      /* sidecar request key token */                 \
+    X(ANSWERED, "sidecar handles a positive answer") /* sidecar token until_us due_us */             \
+    /* A sidecar, itself */                                                                          \
+    X(FROZEN, "sidecar stopped")      /* sidecar */                                                  \
+    X(THAWED, "sidecar continued")    /* sidecar */                                                  \
+    X(STOPPING, "sidecar shuts down") /* sidecar */                                                  \
+    X(ENDED, "sidecar ends")          /* sidecar */                                                  \
+    /* Redis, as executed. Compare-and-set that compared unequal is no record. sidecar: who asked  \
+       for it, 0 where that is not known */ \
+    X(SET, "Redis sets")                            /* key token fence ttl_ms sidecar */             \
+    X(EXTENDED, "Redis extends")                    /* key token sidecar */                          \
+    X(DELETED, "Redis deletes for its holder")      /* key token sidecar */                          \
+    X(HANDED, "Redis hands over; SET comes next")   /* key token sidecar */                          \
+    X(ADOPTED, "Redis moves the lease")             /* key token sidecar */                          \
+    X(BROKEN, "Redis deletes for an operator")      /* key */                                        \
+    X(TAKEN, "a foreign locker takes the key")      /* key */                                        \
+    X(LEFT_FREE, "a foreign locker's key is gone")  /* key */                                        \
+    X(EXPIRED, "Redis expires")                     /* key */                                        \
+    X(LOST, "Redis loses the key")                  /* key, 0 for all: by hand, evicted, ... */      \
+    X(FORFEIT, "Redis may let the key go early")    /* key, 0 for all: its clock stepped */          \
+    X(FENCES_LOST, "Redis loses counter and clock") /* fencing tokens may begin anew */              \
+    /* The world */                                                                                  \
     X(TROUBLE, "fault, until") /* sidecar, 0 for all; until_us */
 
 enum history_kind {
@@ -99,6 +123,7 @@ struct history_record {
     enum wire_reason reason;
     bool ok;
     bool expires; // WROTE_GRANTED: on_disconnect "expire"
+    bool unbound; // WROTE_GRANTED: bind "none"
 };
 
 struct history_options {
@@ -107,6 +132,7 @@ struct history_options {
     int64_t tidy_us;   // a key that is over is gone by then, when Redis answers
     int64_t beat_us;   // added to P + C: a renewal's way and wait
     int64_t settle_us; // after a fault everything is in time again
+    int64_t idle_us;   // a free key that somebody waits for is taken by then; 0: not asserted
     bool sends;        // the trace has SENT_x and ANSWERED
 };
 

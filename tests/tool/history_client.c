@@ -5,10 +5,17 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <string.h>
 
 #include "tests/tool/history_state.h"
 
 // ---- I1: who acts on a key ----
+
+static bool may_overlap(const struct tracked *other, const struct tracked *lease, int64_t at_us)
+{
+    return other->lost || lease->lost || (other->broken && other->free_from_us <= at_us) ||
+           memcmp(&other->token, &lease->token, sizeof lease->token) == 0;
+}
 
 static void acts(struct history *history, const struct history_record *record,
                  struct tracked *lease, int64_t until_us)
@@ -26,7 +33,7 @@ static void acts(struct history *history, const struct history_record *record,
             mine = i;
         else if (!other)
             room = i;
-        else if (!other->lost && !lease->lost)
+        else if (!may_overlap(other, lease, record->at_us))
             history_violated(history, 1, record, lease,
                              "client %" PRIu32 " acts on key %" PRIu32
                              " until %.3f, and client %" PRIu32 " may act on it until %.3f",
@@ -43,10 +50,12 @@ static void acts(struct history *history, const struct history_record *record,
 
 static void on_client_granted(struct history *history, const struct history_record *record)
 {
-    struct tracked *lease = history_find(history, &record->token);
+    struct tracked *lease = history_of(history, &record->token, record->client);
 
+    if (!lease)
+        lease = history_of(history, &record->token, 0);
     if (!lease && record->until_us > record->at_us)
-        lease = history_track(history, &record->token);
+        lease = history_new_tenure(history, &record->token);
     if (!lease)
         return; // long over
     if (!lease->key)
@@ -65,7 +74,7 @@ static void on_client_granted(struct history *history, const struct history_reco
 
 static void on_client_renewed(struct history *history, const struct history_record *record)
 {
-    struct tracked *lease = history_find(history, &record->token);
+    struct tracked *lease = history_of(history, &record->token, record->client);
 
     if (lease && lease->acts)
         acts(history, record, lease, record->until_us);
@@ -73,7 +82,7 @@ static void on_client_renewed(struct history *history, const struct history_reco
 
 static void on_client_revoked(struct history *history, const struct history_record *record)
 {
-    struct tracked *lease = history_find(history, &record->token);
+    struct tracked *lease = history_of(history, &record->token, record->client);
 
     if (lease)
         lease->acts = false;
@@ -88,26 +97,30 @@ void history_stops(struct tracked *lease, int64_t at_us)
 
 static void on_client_releases(struct history *history, const struct history_record *record)
 {
-    struct tracked *lease = history_find(history, &record->token);
-
-    if (!lease)
-        return;
-    history_stops(lease, record->at_us);
-    lease->released = true;
+    for (struct tracked *lease = history_find(history, &record->token); lease;
+         lease = lease->bucket_next) {
+        if (memcmp(&lease->token, &record->token, sizeof record->token) != 0 ||
+            (record->sidecar && lease->sidecar != record->sidecar))
+            continue;
+        history_stops(lease, record->at_us);
+        lease->released = true;
+    }
 }
 
 static void on_client_leaves(struct history *history, const struct history_record *record)
 {
     history_connection(history, record->client, record->sidecar)->left = true;
     for (struct tracked *lease = history->all; lease; lease = lease->next)
-        if (lease->client == record->client)
+        if (lease->client == record->client && !lease->unbound)
             history_stops(lease, record->at_us);
+        else if (lease->client == record->client)
+            lease->acts = false;
 }
 
 static void on_client_eof(struct history *history, const struct history_record *record)
 {
     for (struct tracked *lease = history->all; lease; lease = lease->next)
-        if (lease->client == record->client)
+        if (lease->client == record->client && !record->ok)
             lease->acts = false;
 }
 

@@ -15,19 +15,14 @@
 int64_t history_gone_by(struct history *history, const struct tracked *lease)
 {
     int64_t by_us = lease->over_us;
-    int64_t given_up_us;
-
     if (lease->lost || !history_is_up(history, lease->sidecar))
         return INT64_MAX;
+    if (lease->adopted && !lease->granted)
+        return INT64_MAX; // it may be another's to go on with
     if (by_us == INT64_MAX && lease->granted && lease->end != HISTORY_LIVE)
         by_us = history_max(lease->published_us, lease->confirmed_us) + lease->ttl_ms * 1000 / 50;
     if (by_us == INT64_MAX)
         return by_us;
-    // Stopped for so long, a sidecar gives up what it owes: by then the key has run out by itself,
-    // unless Redis was stopped, too.
-    given_up_us = by_us + (lease->ttl_ms + lease_call_ms(lease->ttl_ms)) * 1000;
-    if (history_process(history, lease->sidecar)->thawed_at_us > given_up_us)
-        return INT64_MAX;
     return history_max(by_us, history_calm_since(history, lease->sidecar)) +
            history->options.tidy_us;
 }
@@ -75,6 +70,7 @@ static void goes(struct history *history, const struct history_record *record, s
     int64_t by_us;
 
     lock->holder = NULL;
+    lock->free_since_us = record->at_us;
     if (!lease)
         return;
     check_promises(history, record, lease);
@@ -95,10 +91,18 @@ static void goes(struct history *history, const struct history_record *record, s
 static void on_set(struct history *history, const struct history_record *record)
 {
     struct lock *lock = history_lock(history, record->key);
-    struct tracked *lease = history_track(history, &record->token);
+    struct tracked *lease = history_track(history, &record->token, record->sidecar);
 
     if (!lease)
         return;
+    history_check_waiters(history, record, record->key);
+    lock = history_lock(history, record->key);
+    if (lock->handed_at_us != record->at_us)
+        lock->hops = lock->handed_by = 0;
+    if (lock->handed_by && lease->sidecar != lock->handed_by)
+        history_violated(history, 5, record, lease, "handed over by another sidecar than its own");
+    if (lock->taken)
+        history_violated(history, 5, record, lease, "the key is a foreign locker's");
     if (lock->holder)
         history_violated(history, 5, record, lock->holder, "the key is set although it is held");
     if (lease->was_set)
@@ -120,8 +124,15 @@ static struct tracked *compared(struct history *history, const struct history_re
 {
     struct tracked *holder = history_lock(history, record->key)->holder;
 
-    if (holder && memcmp(&holder->token, &record->token, sizeof record->token) == 0)
-        return holder;
+    if (holder && memcmp(&holder->token, &record->token, sizeof record->token) == 0) {
+        if (!record->sidecar || !holder->sidecar || record->sidecar == holder->sidecar ||
+            record->kind == HISTORY_ADOPTED)
+            return holder;
+        history_violated(history, 5, record, holder,
+                         "sidecar %" PRIu32 " did it to a lease that sidecar %" PRIu32 " has",
+                         record->sidecar, holder->sidecar);
+        return NULL;
+    }
     history_violated(history, 5, record, holder,
                      "it was done to a key that holds another token, or none");
     return NULL;
@@ -157,6 +168,63 @@ static void on_deleted(struct history *history, const struct history_record *rec
     goes(history, record, history_lock(history, record->key));
 }
 
+// The old lease of a hand-over. That it may go is checked as for a delete.
+static void on_handed(struct history *history, const struct history_record *record)
+{
+    struct lock *lock = history_lock(history, record->key);
+
+    on_deleted(history, record);
+    lock->handed_by = record->sidecar;
+    lock->handed_at_us = record->at_us;
+    if (++lock->hops > HOPS)
+        history_violated(history, 13, record, NULL,
+                         "%" PRIu32 " hand-overs in a row, and others had no turn", lock->hops);
+}
+
+static void on_adopted(struct history *history, const struct history_record *record)
+{
+    struct lock *lock = history_lock(history, record->key);
+    struct tracked *from = compared(history, record);
+    struct tracked *to = from ? history_track(history, &record->token, record->sidecar) : NULL;
+
+    if (!to)
+        return;
+    lock->hops = 0;
+    if (!to->sidecar)
+        to->sidecar = record->sidecar;
+    if (to != from) {
+        bool over = to->end != HISTORY_ACQUIRING && to->end != HISTORY_LIVE;
+        to->lost &= over;
+        to->stepped |= from->stepped;
+        to->gone = false;
+        history_transfer(history, from, to);
+    }
+    to->stored_at_us = record->at_us;
+}
+
+static void on_broken(struct history *history, const struct history_record *record)
+{
+    struct lock *lock = history_lock(history, record->key);
+
+    if (lock->breaks == 0)
+        history_violated(history, 5, record, lock->holder, "nobody asked for its break");
+    if (lock->holder)
+        lock->holder->lost = true;
+    goes(history, record, lock);
+}
+
+static void on_taken(struct history *history, const struct history_record *record)
+{
+    history_check_waiters(history, record, record->key);
+    history_lock(history, record->key)->taken = true;
+}
+
+static void on_left_free(struct history *history, const struct history_record *record)
+{
+    history_lock(history, record->key)->taken = false;
+    history_lock(history, record->key)->free_since_us = record->at_us;
+}
+
 static void on_expired(struct history *history, const struct history_record *record)
 {
     goes(history, record, history_lock(history, record->key));
@@ -170,6 +238,8 @@ static void forfeit(struct history *history, const struct history_record *record
             continue;
         if (lock->holder)
             lock->holder->lost = true;
+        if (lock->holder && record->kind == HISTORY_FORFEIT && !record->key)
+            lock->holder->stepped = true;
         if (record->kind == HISTORY_LOST)
             goes(history, record, lock);
     }
@@ -183,11 +253,10 @@ static void on_fences_lost(struct history *history, const struct history_record 
 }
 
 history_handler *const history_redis_handlers[HISTORY_KIND_COUNT] = {
-    [HISTORY_SET] = on_set,
-    [HISTORY_EXTENDED] = on_extended,
-    [HISTORY_DELETED] = on_deleted,
-    [HISTORY_EXPIRED] = on_expired,
-    [HISTORY_LOST] = forfeit,
-    [HISTORY_FORFEIT] = forfeit,
-    [HISTORY_FENCES_LOST] = on_fences_lost,
+    [HISTORY_SET] = on_set,         [HISTORY_EXTENDED] = on_extended,
+    [HISTORY_DELETED] = on_deleted, [HISTORY_HANDED] = on_handed,
+    [HISTORY_ADOPTED] = on_adopted, [HISTORY_BROKEN] = on_broken,
+    [HISTORY_TAKEN] = on_taken,     [HISTORY_LEFT_FREE] = on_left_free,
+    [HISTORY_EXPIRED] = on_expired, [HISTORY_LOST] = forfeit,
+    [HISTORY_FORFEIT] = forfeit,    [HISTORY_FENCES_LOST] = on_fences_lost,
 };

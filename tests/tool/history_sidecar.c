@@ -4,85 +4,48 @@
 // part of I5 and I6 that shows before Redis does anything.
 
 #include <inttypes.h>
+#include <string.h>
 
 #include "sidecar/lease.h"
 #include "tests/tool/history_state.h"
 
-// ---- Requests: I7 ----
-
-static void on_read_acquire(struct history *history, const struct history_record *record)
-{
-    history_connection(history, record->client, record->sidecar);
-    RESERVE(history, history->requests, history->requests.count + 1);
-    history->requests.items[history->requests.count++] = (struct request){
-        .number = record->request,
-        .client = record->client,
-        .sidecar = record->sidecar,
-        .key = record->key,
-        .asked_at_us = record->at_us,
-    };
-}
-
-// The token that was asked for a request, if any, is over unless it was granted.
-static void request_is_over(struct history *history, uint32_t number, int64_t at_us)
-{
-    for (struct tracked *lease = history->all; lease; lease = lease->next) {
-        if (lease->request != number || lease->end != HISTORY_ACQUIRING)
-            continue;
-        lease->over_us = at_us;
-        history_ends(history, lease, HISTORY_DENIED);
-        return;
-    }
-}
-
-static void on_outcome(struct history *history, const struct history_record *record)
-{
-    size_t i = 0;
-
-    while (i < history->requests.count && history->requests.items[i].number != record->request)
-        i++;
-    if (i == history->requests.count) {
-        history_violated(history, 7, record, NULL,
-                         "request %" PRIu32 " has a second outcome, or was never read",
-                         record->request);
-        return;
-    }
-    if (history_is_late(history, record->sidecar,
-                        history->requests.items[i].asked_at_us + history->options.answer_us,
-                        record->at_us))
-        history_violated(history, 7, record, NULL,
-                         "request %" PRIu32 " was read at %.3f and answered only now",
-                         record->request, history_ms(history->requests.items[i].asked_at_us));
-    REMOVE(history->requests, i);
-}
-
-static void on_wrote_denied(struct history *history, const struct history_record *record)
-{
-    on_outcome(history, record);
-    request_is_over(history, record->request, record->at_us);
-}
+// ---- Grants ----
 
 static void reads_eof(struct tracked *lease, int64_t at_us)
 {
     if (!lease->eof)
         lease->eof_us = at_us;
     lease->eof = true;
-    if (lease->over_us == INT64_MAX && !lease->expires)
+    if (lease->over_us == INT64_MAX && !lease->expires && !lease->unbound)
         lease->over_us = at_us;
 }
 
-static void on_wrote_granted(struct history *history, const struct history_record *record)
+static void begin_tenure(struct history *history, const struct history_record *record,
+                         struct tracked *lease)
 {
-    struct tracked *lease = history_track(history, &record->token);
     const struct connection *connection;
 
-    if (!lease)
-        return;
-    on_outcome(history, record);
-    if (lease->granted)
-        history_violated(history, 4, record, lease, "the same lease is granted twice");
-    else if (lease->end != HISTORY_ACQUIRING)
-        history_violated(history, 4, record, lease, "a lease is granted whose request was over");
+    lease->key = record->key;
+    lease->client = record->client;
+    lease->sidecar = record->sidecar;
+    lease->granted = true;
+    lease->granted_us = record->at_us;
+    lease->published_us = record->until_us;
+    lease->expires = record->expires;
+    lease->unbound = record->unbound;
+    history->ends[lease->end]--;
+    lease->end = HISTORY_LIVE;
+    history->ends[lease->end]++;
+    connection = history_connection(history, record->client, record->sidecar);
+    if (connection->left && !lease->unbound)
+        history_stops(lease, record->at_us);
+    if (connection->eof)
+        reads_eof(lease, record->at_us);
+}
+
+static void check_grant(struct history *history, const struct history_record *record,
+                        const struct tracked *lease)
+{
     if (history->options.sends && record->until_us > lease->confirmed_us)
         history_violated(history, 3, record, lease,
                          "valid until %.3f is published, %.3f is confirmed",
@@ -90,29 +53,117 @@ static void on_wrote_granted(struct history *history, const struct history_recor
     if (history->options.sends && record->at_us >= lease->revoke_us)
         history_violated(history, 8, record, lease, "granted after its revoke time %.3f",
                          history_ms(lease->revoke_us));
-    lease->key = record->key;
-    lease->client = record->client;
-    lease->sidecar = record->sidecar;
-    lease->granted = true;
-    lease->granted_us = record->at_us;
-    lease->published_us = record->until_us;
-    lease->deadline_us = record->due_us;
-    lease->expires = record->expires;
-    history->ends[lease->end]--;
-    lease->end = HISTORY_LIVE;
-    history->ends[lease->end]++;
-    connection = history_connection(history, record->client, record->sidecar);
-    if (connection->left)
-        history_stops(lease, record->at_us);
-    if (connection->eof)
-        reads_eof(lease, record->at_us);
+}
+
+static void on_wrote_granted(struct history *history, const struct history_record *record)
+{
+    struct tracked *lease = history_track(history, &record->token, record->sidecar);
+
+    if (!lease)
+        return;
+    history_check_turn(history, record, lease);
+    history_outcome(history, record);
+    if (lease->granted)
+        history_violated(history, 4, record, lease, "the same lease is granted twice");
+    else if (lease->end != HISTORY_ACQUIRING)
+        history_violated(history, 4, record, lease, "a lease is granted whose request was over");
+    check_grant(history, record, lease);
+    lease->deadline_us = lease->deadline_most_us = record->due_us;
+    begin_tenure(history, record, lease);
+}
+
+// ---- Adoption ----
+
+// The workflow deadline goes on from where it was, by Redis' clock.
+static void check_deadline(struct history *history, const struct history_record *record,
+                           const struct tracked *lease)
+{
+    const struct tracked *before = history_find(history, &record->token);
+    int64_t room_us = history->options.answer_us, off_us;
+
+    while (before && (before == lease || !before->granted ||
+                      memcmp(&before->token, &record->token, sizeof record->token) != 0))
+        before = before->bucket_next;
+    if (!before || before->extends || before->deadline_us != before->deadline_most_us ||
+        before->stepped || lease->stepped)
+        return;
+    off_us = record->due_us - before->deadline_us;
+    room_us += (before->deadline_us - before->granted_us) / 50;
+    if (off_us > room_us || off_us < -room_us)
+        history_violated(history, 10, record, lease,
+                         "adopted until %.3f, but its workflow deadline was %.3f",
+                         history_ms(record->due_us), history_ms(before->deadline_us));
+}
+
+// The same lease for another connection of the same sidecar.
+static struct tracked *move(struct history *history, const struct history_record *record,
+                            struct tracked *from)
+{
+    struct tracked *to;
+
+    if (from->end == HISTORY_LIVE && from->client == record->client)
+        return from;
+    if (from->end == HISTORY_LIVE && !from->eof)
+        history_violated(history, 7, record, from,
+                         "another connection adopted it, and its holder was not told");
+    to = history_new_tenure(history, &record->token);
+    if (!to)
+        return NULL;
+    history_transfer(history, from, to);
+    to->sidecar = from->sidecar;
+    to->adopted = from->adopted;
+    to->confirmed_us = from->confirmed_us;
+    to->revoke_us = from->revoke_us;
+    to->deadline_us = from->deadline_us;
+    to->deadline_most_us = from->deadline_most_us;
+    to->extends = from->extends;
+    to->stepped = from->stepped;
+    history_ends(history, from, HISTORY_TOLD);
+    return to;
+}
+
+static bool may_move(const struct tracked *lease)
+{
+    return lease->end == HISTORY_LIVE || history_is_detached(lease) ||
+           (lease->end == HISTORY_TOLD && lease->moved) ||
+           (lease->end == HISTORY_DENIED && lease->adopted);
+}
+
+static void on_wrote_adopted(struct history *history, const struct history_record *record)
+{
+    struct tracked *lease = history_at(history, &record->token, record->sidecar);
+
+    history_outcome(history, record);
+    if (!lease || lease->releasing || (lease->end != HISTORY_ACQUIRING && !may_move(lease))) {
+        history_violated(history, 4, record, lease, "adopted after its end, or from nowhere");
+        return;
+    }
+    if (lease->end != HISTORY_ACQUIRING)
+        lease = move(history, record, lease);
+    if (!lease)
+        return;
+    check_grant(history, record, lease);
+    check_deadline(history, record, lease);
+    if (lease->deadline_us == INT64_MAX)
+        lease->deadline_us = lease->deadline_most_us = record->due_us;
+    begin_tenure(history, record, lease);
+}
+
+static void on_unwritten(struct history *history, const struct history_record *record)
+{
+    struct tracked *lease = history_of(history, &record->token, record->client);
+
+    if (!lease)
+        return;
+    history_stops(lease, record->at_us);
+    lease->expires = lease->unbound = false;
 }
 
 // ---- What a sidecar says of a lease: I3, I4, I8, I10 ----
 
 static struct tracked *granted_lease(struct history *history, const struct history_record *record)
 {
-    struct tracked *lease = history_find(history, &record->token);
+    struct tracked *lease = history_at(history, &record->token, record->sidecar);
 
     if (lease && lease->granted)
         return lease;
@@ -180,6 +231,14 @@ static void check_reason(struct history *history, const struct history_record *r
             history_violated(history, 8, record, lease,
                              "revoked as released, but nobody else released it");
         break;
+    case WIRE_REASON_BROKEN:
+        if (history_lock(history, lease->key)->breaks == 0)
+            history_violated(history, 8, record, lease, "revoked as broken, but nobody broke it");
+        break;
+    case WIRE_REASON_MOVED:
+        if (!lease->adopt_asked)
+            history_violated(history, 8, record, lease, "revoked as moved, but nobody adopted it");
+        break;
     default:
         break;
     }
@@ -189,9 +248,9 @@ static void check_reason(struct history *history, const struct history_record *r
 void history_check_late(struct history *history, const struct history_record *record,
                         const struct tracked *lease)
 {
-    if (history_is_late(history, lease->sidecar, lease->deadline_us, record->at_us))
+    if (history_is_late(history, lease->sidecar, lease->deadline_most_us, record->at_us))
         history_violated(history, 10, record, lease, "it outlived its workflow deadline %.3f",
-                         history_ms(lease->deadline_us));
+                         history_ms(lease->deadline_most_us));
     else if (history_is_late(history, lease->sidecar, lease->revoke_us, record->at_us))
         history_violated(history, 2, record, lease, "it outlived its revoke time %.3f",
                          history_ms(lease->revoke_us));
@@ -213,6 +272,12 @@ static void on_wrote_revoked(struct history *history, const struct history_recor
     history_check_late(history, record, lease);
     publish(history, record, lease);
     lease->safe_until_us = record->due_us;
+    lease->moved = record->reason == WIRE_REASON_MOVED;
+    if (record->reason == WIRE_REASON_BROKEN) {
+        int64_t from_us = record->due_us ? record->due_us : record->at_us;
+        lease->broken = true;
+        lease->free_from_us = from_us < lease->free_from_us ? from_us : lease->free_from_us;
+    }
     if (record->due_us > 0 && !lease->stored && lease->was_set && !lease->lost &&
         lease->free_from_us == INT64_MAX)
         history_violated(history, 2, record, lease,
@@ -222,10 +287,12 @@ static void on_wrote_revoked(struct history *history, const struct history_recor
 
 static void on_read_release(struct history *history, const struct history_record *record)
 {
-    struct tracked *lease = history_find(history, &record->token);
+    struct tracked *lease = history_at(history, &record->token, record->sidecar);
 
     if (!lease || !lease->granted)
         return;
+    history_stops(lease, record->at_us);
+    lease->released = true;
     lease->releasing = true;
     lease->released_us = record->at_us;
     // What was left to its TTL may still be released by whoever knows its token.
@@ -237,7 +304,7 @@ static void on_read_release(struct history *history, const struct history_record
 
 static void on_wrote_released(struct history *history, const struct history_record *record)
 {
-    struct tracked *lease = history_find(history, &record->token);
+    struct tracked *lease = history_at(history, &record->token, record->sidecar);
 
     if (!lease || !lease->granted)
         return;
@@ -259,31 +326,19 @@ static void on_read_eof(struct history *history, const struct history_record *re
             reads_eof(lease, record->at_us);
 }
 
-static void close_requests(struct history *history, uint32_t client, uint32_t sidecar,
-                           int64_t at_us)
-{
-    for (size_t i = history->requests.count; i-- > 0;) {
-        const struct request *request = &history->requests.items[i];
-        if (request->client != client && request->sidecar != sidecar)
-            continue;
-        request_is_over(history, request->number, at_us);
-        REMOVE(history->requests, i);
-    }
-}
-
 // Nobody told its client, which may still have read it.
 static void check_left(struct history *history, const struct history_record *record,
                        const struct tracked *lease)
 {
     history_check_late(history, record, lease);
-    if (lease->eof && lease->eof_us < record->at_us)
+    if (lease->eof && lease->eof_us < record->at_us && !lease->unbound)
         history_violated(history, 7, record, lease,
                          "its client half-closed and heard no last words");
 }
 
 static void on_closed(struct history *history, const struct history_record *record)
 {
-    close_requests(history, record->client, UINT32_MAX, record->at_us);
+    history_close_requests(history, record->client, UINT32_MAX, record->at_us);
     for (size_t i = 0; i < history->connections.count; i++)
         if (history->connections.items[i].number == record->client) {
             REMOVE(history->connections, i);
@@ -293,7 +348,7 @@ static void on_closed(struct history *history, const struct history_record *reco
         next = lease->next;
         if (lease->client != record->client || !lease->granted)
             continue;
-        if (record->ok && lease->over_us == INT64_MAX && !lease->expires)
+        if (record->ok && lease->over_us == INT64_MAX && !lease->expires && !lease->unbound)
             lease->over_us = record->at_us;
         if (lease->end == HISTORY_LIVE && !lease->releasing)
             check_left(history, record, lease);
@@ -305,19 +360,23 @@ static void on_closed(struct history *history, const struct history_record *reco
 
 static void on_sent_acquire(struct history *history, const struct history_record *record)
 {
-    struct tracked *lease = history_track(history, &record->token);
+    struct tracked *lease = history_track(history, &record->token, 0);
+    struct request *request;
 
     if (!lease)
         return;
+    history_check_turn(history, record, lease);
     if (lease->key && (lease->key != record->key || lease->request != record->request))
         history_violated(history, 5, record, lease, "the token was used before");
     lease->key = record->key;
     lease->sidecar = record->sidecar;
     lease->ttl_ms = record->ttl_ms;
     lease->request = record->request;
-    for (size_t i = 0; i < history->requests.count; i++)
-        if (history->requests.items[i].number == record->request)
-            return;
+    request = history_find_request(history, record->request);
+    if (request) {
+        request->contends = true;
+        return;
+    }
     lease->over_us = record->at_us; // nobody waits for it
     history_ends(history, lease, HISTORY_DENIED);
 }
@@ -335,29 +394,34 @@ static void check_shutdown(struct history *history, const struct history_record 
 
 static void on_sent_renew(struct history *history, const struct history_record *record)
 {
-    struct tracked *lease = history_find(history, &record->token);
+    struct tracked *lease = history_at(history, &record->token, record->sidecar);
 
     if (!lease || !lease->granted) {
         history_violated(history, 4, record, lease, "a renewal of a lease that was not granted");
         return;
     }
-    if (lease->end != HISTORY_LIVE || lease->releasing || lease->eof)
+    if ((lease->end != HISTORY_LIVE && !history_is_detached(lease)) || lease->releasing ||
+        (lease->eof && !lease->unbound))
         history_violated(history, 4, record, lease, "a renewal sent after the end");
-    if (record->at_us >= lease->deadline_us)
+    if (record->at_us >= lease->deadline_most_us)
         history_violated(history, 10, record, lease, "a renewal sent after the workflow deadline");
     check_shutdown(history, record, lease);
 }
 
 bool history_may_free(const struct tracked *lease, int64_t at_us)
 {
-    if (!lease->granted || at_us >= lease->published_us)
+    int64_t until_us = lease->published_us;
+
+    if (lease->unbound) // renewed without being told
+        until_us = history_max(until_us, lease->confirmed_us);
+    if (!lease->granted || at_us >= until_us)
         return true;
-    return (lease->released || !lease->expires) && at_us >= lease->free_from_us;
+    return (lease->released || lease->broken || !lease->expires) && at_us >= lease->free_from_us;
 }
 
 static void on_sent_delete(struct history *history, const struct history_record *record)
 {
-    struct tracked *lease = history_find(history, &record->token);
+    struct tracked *lease = history_at(history, &record->token, record->sidecar);
 
     if (lease && !history_may_free(lease, record->at_us))
         history_violated(history, 6, record, lease,
@@ -365,13 +429,32 @@ static void on_sent_delete(struct history *history, const struct history_record 
                          history_ms(lease->published_us));
 }
 
+static void on_sent_adopt(struct history *history, const struct history_record *record)
+{
+    struct tracked *lease = history_at(history, &record->token, record->sidecar);
+
+    if (lease && (lease->end == HISTORY_LIVE || lease->end == HISTORY_ACQUIRING ||
+                  history_is_detached(lease)))
+        return; // from one connection to another, or asked for already
+    lease = history_new_tenure(history, &record->token);
+    if (!lease)
+        return;
+    lease->key = record->key;
+    lease->sidecar = record->sidecar;
+    lease->request = record->request;
+    lease->adopted = true;
+    if (!history_find_request(history, record->request))
+        history_ends(history, lease, HISTORY_DENIED); // nobody waits for it
+}
+
 static void on_answered(struct history *history, const struct history_record *record)
 {
-    struct tracked *lease = history_find(history, &record->token);
+    struct tracked *lease = history_at(history, &record->token, record->sidecar);
 
     if (!lease || record->at_us >= lease->revoke_us)
         return;
-    if (lease->end != HISTORY_ACQUIRING && lease->end != HISTORY_LIVE)
+    if (lease->end != HISTORY_ACQUIRING && lease->end != HISTORY_LIVE &&
+        !history_is_detached(lease))
         return;
     if (record->until_us <= lease->confirmed_us)
         return;
@@ -401,7 +484,7 @@ static void on_stopping(struct history *history, const struct history_record *re
 static void on_ended(struct history *history, const struct history_record *record)
 {
     history_process(history, record->sidecar)->ended = true;
-    close_requests(history, UINT32_MAX, record->sidecar, record->at_us);
+    history_close_requests(history, UINT32_MAX, record->sidecar, record->at_us);
     for (size_t i = history->connections.count; i-- > 0;)
         if (history->connections.items[i].sidecar == record->sidecar)
             REMOVE(history->connections, i);
@@ -423,11 +506,11 @@ static void on_trouble(struct history *history, const struct history_record *rec
 }
 
 history_handler *const history_sidecar_handlers[HISTORY_KIND_COUNT] = {
-    [HISTORY_READ_ACQUIRE] = on_read_acquire,
     [HISTORY_READ_RELEASE] = on_read_release,
     [HISTORY_READ_EOF] = on_read_eof,
     [HISTORY_WROTE_GRANTED] = on_wrote_granted,
-    [HISTORY_WROTE_DENIED] = on_wrote_denied,
+    [HISTORY_WROTE_ADOPTED] = on_wrote_adopted,
+    [HISTORY_UNWRITTEN] = on_unwritten,
     [HISTORY_WROTE_RENEWED] = on_wrote_renewed,
     [HISTORY_WROTE_REVOKED] = on_wrote_revoked,
     [HISTORY_WROTE_RELEASED] = on_wrote_released,
@@ -435,6 +518,7 @@ history_handler *const history_sidecar_handlers[HISTORY_KIND_COUNT] = {
     [HISTORY_SENT_ACQUIRE] = on_sent_acquire,
     [HISTORY_SENT_RENEW] = on_sent_renew,
     [HISTORY_SENT_DELETE] = on_sent_delete,
+    [HISTORY_SENT_ADOPT] = on_sent_adopt,
     [HISTORY_ANSWERED] = on_answered,
     [HISTORY_FROZEN] = on_frozen,
     [HISTORY_THAWED] = on_thawed,

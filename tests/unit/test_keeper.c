@@ -226,11 +226,11 @@ START_TEST(an_owed_delete_is_given_up_when_nothing_can_live)
     complete(ask(&a, "k"), STORE_TIMEOUT);
     rig_expect(&a, "{'ok':false,'error':'errRedisUnavailable'}");
     call = fake_store_expect(&rig.fake, STORE_RELEASE);
-    rig_at(&rig, RIG_START + RIG_T + RIG_C - 1);
-    ck_assert_uint_eq(rig.keeper.owed, 1);
-    rig_pass(&rig, 1);
-    rig_check_idle(&rig);
-    complete(call, STORE_OK); // too late to matter
+    rig_at(&rig, RIG_START + RIG_T + RIG_C + 1);
+    ck_assert_uint_eq(rig.keeper.owed, 1); // not without an answer
+    fake_store_complete_with(&rig.fake, call, (struct store_completion){.outcome = STORE_NOT_OWNER},
+                             rig.now_ms);
+    rig_at(&rig, rig.now_ms);
     rig_check_idle(&rig);
 }
 END_TEST

@@ -93,6 +93,25 @@ START_TEST(the_histogram)
 }
 END_TEST
 
+START_TEST(the_histogram_in_words)
+{
+    char text[64];
+
+    lateness_format(&lateness, text, sizeof text);
+    ck_assert_str_eq(text, "");
+    late(0, NOW);
+    late(0, NOW);
+    late(5, NOW);
+    late(1 << 20, NOW);
+    lateness_format(&lateness, text, sizeof text);
+    ck_assert_str_eq(text, "<1ms:2 <8ms:1 >=16384ms:1");
+    lateness_format(&lateness, text, 13); // a byte too few for the second
+    ck_assert_str_eq(text, "<1ms:2");
+    lateness_format(&lateness, text, 1);
+    ck_assert_str_eq(text, "");
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("lateness");
@@ -104,6 +123,7 @@ static Suite *suite(void)
     tcase_add_test(tc, it_is_forgotten_in_time);
     tcase_add_test(tc, a_stop_widens_nothing);
     tcase_add_test(tc, the_histogram);
+    tcase_add_test(tc, the_histogram_in_words);
     suite_add_tcase(s, tc);
     return s;
 }

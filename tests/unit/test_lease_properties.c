@@ -215,13 +215,14 @@ static void check_wake(const struct watch *watch, const struct lease *before,
     const struct lease *lease = &watch->lease;
     int64_t wake_at = lease_wake_at(lease, &watch->rules);
     bool timed = is(lease, LEASE_HELD) || is(lease, LEASE_RELEASING) || is(lease, LEASE_ENDING) ||
-                 is(lease, LEASE_OWED) || is(lease, LEASE_WAITING);
+                 is(lease, LEASE_WAITING) ||
+                 (is(lease, LEASE_OWED) && !(lease->flags & LEASE_DELETING));
     bool waits = watch->wait_until_ms && (is(lease, LEASE_NEW) || is(lease, LEASE_QUEUED));
 
     HOLDS((timed || waits) == (wake_at != INT64_MAX));
     if (waits || is(lease, LEASE_WAITING))
         HOLDS(wake_at <= watch->wait_until_ms);
-    if (is(lease, LEASE_OWED))
+    if (is(lease, LEASE_OWED) && !(lease->flags & LEASE_DELETING))
         HOLDS(wake_at <= watch->owed_at_ms + last_life(lease));
     if (is(lease, LEASE_HELD))
         HOLDS(wake_at <= lease->until_ms - margin(watch) &&
@@ -238,8 +239,11 @@ static void check_wake(const struct watch *watch, const struct lease *before,
         HOLDS(wake_at > lease_wake_at(before, &watch->rules) || is(lease, LEASE_GONE));
     else if (!is(before, LEASE_HELD) || watch->now_ms < lease_deadline_at(before))
         HOLDS(memcmp(lease, before, sizeof *lease) == 0); // too early: nothing
-    if (is(lease, LEASE_OWED))
+    // It is forgotten when its time is over, but never with a delete unanswered.
+    if (is(lease, LEASE_OWED) && !(lease->flags & LEASE_DELETING))
         HOLDS(watch->now_ms < watch->owed_at_ms + last_life(lease));
+    if (is(before, LEASE_OWED) && before->flags & LEASE_DELETING)
+        HOLDS(!is(lease, LEASE_GONE));
 }
 
 // ---- One step ----
@@ -407,6 +411,15 @@ static void begin(struct watch *watch, uint64_t seed)
                watch->wait_until_ms, one_in(watch, 3));
 }
 
+static enum lease_event_kind final_answer(const struct watch *watch, int wakes)
+{
+    if (is(&watch->lease, LEASE_NEW) || is(&watch->lease, LEASE_QUEUED))
+        return LEASE_ON_START;
+    if (is(&watch->lease, LEASE_RELEASING) || is(&watch->lease, LEASE_OWED))
+        return wakes < 100 ? LEASE_ON_DELETE_FAILED : LEASE_ON_NOT_THERE;
+    return LEASE_ON_UNKNOWN;
+}
+
 static void wake_until_gone(struct watch *watch)
 {
     int wakes = 0;
@@ -415,10 +428,7 @@ static void wake_until_gone(struct watch *watch)
         int64_t wake_at = lease_wake_at(&watch->lease, &watch->rules);
         HOLDS(++wakes < 400);
         if (wake_at == INT64_MAX) { // a store answers in the end
-            take(watch, (struct lease_event){.kind = is(&watch->lease, LEASE_NEW) ? LEASE_ON_START
-                                                     : is(&watch->lease, LEASE_QUEUED)
-                                                         ? LEASE_ON_START
-                                                         : LEASE_ON_UNKNOWN});
+            take(watch, (struct lease_event){.kind = final_answer(watch, wakes)});
             continue;
         }
         if (wake_at > watch->now_ms)
@@ -426,8 +436,7 @@ static void wake_until_gone(struct watch *watch)
         take(watch, (struct lease_event){.kind = LEASE_ON_WAKE});
         if (watch->lease.flags & LEASE_DELETING && one_in(watch, 2) &&
             !is(&watch->lease, LEASE_GONE))
-            take(watch, (struct lease_event){.kind = wakes < 100 ? LEASE_ON_DELETE_FAILED
-                                                                 : LEASE_ON_NOT_THERE});
+            take(watch, (struct lease_event){.kind = final_answer(watch, wakes)});
     }
 }
 

@@ -216,6 +216,7 @@ static void stop_serving(void)
 static void turn(void)
 {
     ev_run(loop, EVRUN_NOWAIT);
+    peers_read(&peers, scratch_boottime_ms());
     peers_flush(&peers, scratch_boottime_ms());
 }
 

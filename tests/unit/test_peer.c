@@ -77,7 +77,7 @@ static void end(void)
 static void turn(void)
 {
     ev_run(loop, EVRUN_NOWAIT);
-    peers_run_backlog(&peers, now());
+    peers_read(&peers, now());
     peers_flush(&peers, now());
 }
 
@@ -167,6 +167,33 @@ START_TEST(lines_in_pieces)
     close(fd);
     turn();
     ck_assert_uint_eq(peers.count, 0);
+}
+END_TEST
+
+// Who asked first is handled first, on whichever connection, also within one turn.
+START_TEST(clients_are_read_in_the_order_in_which_they_sent)
+{
+    static const int order[] = {3, 0, 4, 1, 2};
+    char line[64];
+    int fds[5];
+
+    for (int i = 0; i < 5; i++)
+        fds[i] = attach();
+    turn();
+    for (int i = 0; i < 5; i++) {
+        snprintf(line, sizeof line, "{\"op\":\"acquire\",\"key\":\"%d\"}\n", order[i]);
+        put(fds[order[i]], line);
+    }
+    turn();
+    for (int i = 0; i < 5; i++) {
+        struct fake_call *call = fake_store_expect(&fake, STORE_ACQUIRE);
+        snprintf(line, sizeof line, "%d", order[i]);
+        ck_assert_str_eq(call->key, line);
+        fake_store_complete(&fake, call, STORE_HELD, now());
+    }
+    for (int i = 0; i < 5; i++)
+        close(fds[i]);
+    turn();
 }
 END_TEST
 
@@ -517,7 +544,8 @@ START_TEST(the_sidecar_leaves)
         fds[i] = attach();
     acquire(fds[1]);
     put(fds[2], "{\"op\":\"ping\"}\n");
-    ev_run(loop, EVRUN_NOWAIT); // answered, not yet written
+    ev_run(loop, EVRUN_NOWAIT);
+    peers_read(&peers, now()); // answered, not yet written
     peers_deinit(&peers, now());
     ck_assert(get(fds[0]));
     ck_assert(get(fds[2]));
@@ -570,6 +598,7 @@ static Suite *suite(void)
     tcase_set_timeout(tcase, 30);
     tcase_add_checked_fixture(tcase, begin, end);
     tcase_add_test(tcase, lines_in_pieces);
+    tcase_add_test(tcase, clients_are_read_in_the_order_in_which_they_sent);
     tcase_add_test(tcase, a_turn_is_bounded);
     tcase_add_test(tcase, gone_in_the_middle_of_many);
     tcase_add_test(tcase, an_over_long_line);
