@@ -44,12 +44,13 @@ static void open_key(struct core *core, const struct message_token *token, int64
     core->keys[core->key_count++] = (struct core_key){.token = *token, .ttl_ms = ttl_ms};
 }
 
-// A send of an acquire or a renewal: the key may live for a TTL from now.
+// A send of an acquire or a renewal: the key may live for a TTL from now. (Queries name none of these
+// keys: an adoption is never answered with a value, so nothing is held by it.)
 static void key_sent(struct core *core, const struct core_call *call)
 {
     struct core_key *key = find_key(core, &call->token);
 
-    if (call->op == STORE_RELEASE)
+    if (call->op == STORE_RELEASE || !key)
         return;
     key->exists |= call->op == STORE_ACQUIRE;
     key->until_ms = core->now_ms + key->ttl_ms;
@@ -61,6 +62,8 @@ static void key_answered(struct core *core, const struct core_call *call,
     struct core_key *key = find_key(core, &call->token);
     bool unknown = outcome == STORE_TIMEOUT || outcome == STORE_LOST;
 
+    if (!key)
+        return;
     if (call->op == STORE_ACQUIRE) {
         key->uncertain = unknown;
         key->exists = unknown || outcome == STORE_OK;

@@ -190,10 +190,10 @@ static void check_answer(const struct store_completion *completion)
         FUZZ_CHECK(completion->fence == SERVER_FENCE + (int64_t)completion->lease);
 }
 
-// A delete that is certain comes after whatever could still take the key.
+// An answer that is certain comes after whatever could still take the key.
 static void check_certain(const struct store_completion *completion)
 {
-    FUZZ_CHECK(completion->op == STORE_RELEASE);
+    FUZZ_CHECK(completion->op == STORE_RELEASE || completion->op == STORE_ACQUIRE);
     FUZZ_CHECK(completion->outcome != STORE_UNSENT && completion->outcome != STORE_TIMEOUT &&
                completion->outcome != STORE_LOST);
     FUZZ_CHECK(world.server.lied || !server_may_acquire(&world.server, completion->lease));

@@ -651,6 +651,23 @@ START_TEST(a_lease_outlives_its_connection_and_ends_with_its_process)
 }
 END_TEST
 
+// A grant that is still in the sidecar's buffer when its connection ends is nobody's, under any bind.
+START_TEST(a_grant_that_nobody_read_is_freed)
+{
+    static const char *const more[] = {"'bind':'none'", "'bind':'pid'", "'on_disconnect':'expire'"};
+
+    rig_send(&a, "{'op':'acquire','key':'k',%s}", more[_i / 2]);
+    fake_store_grant(&rig.fake, fake_store_expect(&rig.fake, STORE_ACQUIRE), 7, rig.now_ms);
+    a.may_fail = true; // nothing is taken from it
+    if (_i % 2)
+        rig_cut(&a);
+    else
+        rig_gone(&a);
+    expect_deleted();
+    rig_check_idle(&rig);
+}
+END_TEST
+
 START_TEST(whoever_still_reads_is_told)
 {
     struct rig_lease lease;
@@ -753,6 +770,7 @@ int main(void)
     tcase = tcase_create("processes");
     tcase_add_checked_fixture(tcase, begin_bound, end);
     tcase_add_test(tcase, a_lease_outlives_its_connection_and_ends_with_its_process);
+    tcase_add_loop_test(tcase, a_grant_that_nobody_read_is_freed, 0, 6);
     tcase_add_test(tcase, whoever_still_reads_is_told);
     tcase_add_test(tcase, a_process_that_cannot_be_watched);
     tcase_add_test(tcase, one_process_is_watched_once);
