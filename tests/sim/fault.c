@@ -124,6 +124,9 @@ static bool errors(struct world *world)
     world->redis.error = chance_percent(&world->chance, 80) ? STORE_UNAVAILABLE : STORE_REFUSED;
     world->redis.erring_until_us = world->now_us + duration(world);
     fault_trouble(world, -1, world->redis.erring_until_us);
+    // At times just after answers were lost: what had been done does not show in the errors.
+    if (chance_percent(&world->chance, 30))
+        cut(world);
     return true;
 }
 

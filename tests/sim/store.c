@@ -50,10 +50,10 @@ static void worth(const struct sim_store *store, const struct sim_call *call,
 
 void store_record_sent(const struct sim_store *store, const struct sim_call *call)
 {
-    static const enum history_kind kinds[] = {[STORE_ACQUIRE] = HISTORY_SENT_ACQUIRE,
-                                              [STORE_RENEW] = HISTORY_SENT_RENEW,
-                                              [STORE_RELEASE] = HISTORY_SENT_DELETE,
-                                              [STORE_ADOPT] = HISTORY_SENT_ADOPT};
+    static const enum history_kind kinds[STORE_BREAK + 1] = {[STORE_ACQUIRE] = HISTORY_SENT_ACQUIRE,
+                                                             [STORE_RENEW] = HISTORY_SENT_RENEW,
+                                                             [STORE_RELEASE] = HISTORY_SENT_DELETE,
+                                                             [STORE_ADOPT] = HISTORY_SENT_ADOPT};
     struct history_record record = {
         .kind = kinds[call->op],
         .sidecar = store_host(store)->process,

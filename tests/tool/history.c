@@ -116,6 +116,7 @@ void history_transfer(struct history *history, struct tracked *from, struct trac
     to->was_set = from->was_set;
     to->stored_at_us = from->stored_at_us;
     to->set_at_us = from->set_at_us;
+    to->fence = from->fence;
     if (!to->ttl_ms)
         to->ttl_ms = from->ttl_ms;
     from->stored = false;
@@ -335,7 +336,8 @@ static int result(const struct history *history)
 static void take(struct history *history, const struct history_record *record)
 {
     history_handler *const *const tables[] = {history_client_handlers, history_request_handlers,
-                                              history_sidecar_handlers, history_redis_handlers};
+                                              history_grant_handlers, history_sidecar_handlers,
+                                              history_redis_handlers};
 
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++)
         if (tables[i][record->kind])

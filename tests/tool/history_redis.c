@@ -97,11 +97,11 @@ static void on_set(struct history *history, const struct history_record *record)
     if (!lease)
         return;
     history_check_waiters(history, record, record->key);
-    if (!lock->handed_by)
+    if (!lock->handing)
         lock->hops = 0;
-    else if (lease->sidecar && lease->sidecar != lock->handed_by)
+    else if (lease->sidecar && lock->handed_by && lease->sidecar != lock->handed_by)
         history_violated(history, 5, record, lease, "handed over by another sidecar than its own");
-    lock->handed_by = 0;
+    lock->handing = false;
     if (lock->taken)
         history_violated(history, 5, record, lease, "the key is a foreign locker's");
     if (lock->holder)
@@ -118,6 +118,7 @@ static void on_set(struct history *history, const struct history_record *record)
     lock->fence = history_max(lock->fence, record->fence);
     lock->holder = lease;
     lease->key = record->key;
+    lease->fence = record->fence;
     lease->stored = lease->was_set = true;
     lease->stored_at_us = lease->set_at_us = record->at_us;
     if (!lease->ttl_ms)
@@ -170,6 +171,7 @@ static void on_deleted(struct history *history, const struct history_record *rec
         history_violated(history, 6, record, lease,
                          "deleted before its client has stopped and before %.3f",
                          history_ms(lease->published_us));
+    lease->freed = true;
     goes(history, record, history_lock(history, record->key));
 }
 
@@ -179,6 +181,7 @@ static void on_handed(struct history *history, const struct history_record *reco
     struct lock *lock = history_lock(history, record->key);
 
     on_deleted(history, record);
+    lock->handing = true;
     lock->handed_by = record->sidecar;
     if (++lock->hops > HOPS)
         history_violated(history, 13, record, NULL,

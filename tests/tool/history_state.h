@@ -16,6 +16,7 @@ struct tracked {
     struct message_token token;
     uint32_t key, sidecar, client, request;
     int64_t ttl_ms;
+    int64_t fence;
     int64_t stored_at_us;     // executed last: SET or EXTENDED
     int64_t set_at_us;        // SET
     int64_t published_us;     // the latest until_us that its client was given
@@ -36,6 +37,7 @@ struct tracked {
     bool stored;         // in Redis
     bool was_set;        // at some time
     bool gone;           // at some time after it was set
+    bool freed;          // by its own delete, or in a hand-over
     bool lost;           // Redis let it go or may do so: promise 1 is out of force
     bool granted;        // its client was told so, or will read it
     bool releasing;      // the sidecar has read a release
@@ -84,8 +86,9 @@ struct lock {
     int64_t free_since_us;
     bool taken;         // by a foreign locker
     uint32_t breaks;    // asked for
+    bool handing;       // SET comes next
     uint32_t hops;      // hand-overs in a row
-    uint32_t handed_by; // the sidecar that just does; SET comes next
+    uint32_t handed_by; // the sidecar that does it
 };
 
 #define VECTOR(type)                                                                               \
@@ -165,6 +168,8 @@ void history_ends(struct history *history, struct tracked *lease, enum history_e
 void history_to_finished(struct history *history, struct tracked *lease);
 // Its client acts on it no more, by its own doing.
 void history_stops(struct tracked *lease, int64_t at_us);
+// The sidecar knows that its client sends no more.
+void history_reads_eof(struct tracked *lease, int64_t at_us);
 // Its client is still told nothing: is that late?
 void history_check_late(struct history *history, const struct history_record *record,
                         const struct tracked *lease);
@@ -193,6 +198,7 @@ typedef void history_handler(struct history *history, const struct history_recor
 
 // By kind of record; each kind is in one of them.
 extern history_handler *const history_client_handlers[HISTORY_KIND_COUNT];
+extern history_handler *const history_grant_handlers[HISTORY_KIND_COUNT];
 extern history_handler *const history_request_handlers[HISTORY_KIND_COUNT];
 extern history_handler *const history_sidecar_handlers[HISTORY_KIND_COUNT];
 extern history_handler *const history_redis_handlers[HISTORY_KIND_COUNT];
