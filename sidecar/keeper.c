@@ -62,7 +62,10 @@ static void granted(struct keeper *keeper, uint32_t number,
     if (completion) {
         id = slot->pending->id;
         waited_ms = now_ms - slot->pending->asked_at_ms;
+        // First, while the slot is known to wait: from the session's waiters to its leases.
+        keeper_detach(keeper, session, number);
         keeper_drop_pending(keeper, session, slot);
+        keeper_attach(keeper, session, number);
         slot->fence = completion->fence;
         tell_granted(session, slot, WIRE_OP_ACQUIRE, &id, waited_ms);
         keeper_note_unread(session, number, slot);

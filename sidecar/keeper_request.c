@@ -27,7 +27,7 @@ bool keeper_may_wait(struct session *session, const struct message_request *requ
 static uint32_t find_waiting(const struct keeper *keeper, const struct session *session,
                              const struct message_id *id)
 {
-    uint32_t number = session->waiting > 0 ? session->leases : SLOT_NONE;
+    uint32_t number = session->waiters;
 
     while (number != SLOT_NONE) {
         const struct slot *slot = table_slot(&keeper->table, number);
@@ -162,7 +162,6 @@ static uint32_t open_slot(struct keeper *keeper, struct session *session,
     begin_lease(keeper, slot, request, ttl_ms, now_ms);
     keeper_count(keeper, &slot->lease, 1);
     session->unanswered++;
-    session->waiting += request->wait_ms != 0;
     keeper_attach(keeper, session, number);
     return number;
 }
