@@ -317,7 +317,7 @@ static uint32_t open_adopted(struct keeper *keeper, struct query *query, const s
     struct slot *slot;
     uint32_t number;
 
-    number = heap_reserve(&keeper->heap, keeper->table.live + 1) == 0
+    number = heap_reserve(&keeper->heap, keeper->table.used + 1) == 0
                  ? table_open(&keeper->table, &query->token, query->key, query->key_length,
                               value->label, value->label_length)
                  : SLOT_NONE;
