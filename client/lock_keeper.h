@@ -5,14 +5,18 @@
 //     struct lock_keeper *keeper = lock_keeper_new(NULL);
 //     struct lock_keeper_lease *lease;
 //
-//     if (lock_keeper_acquire(keeper, &(struct lock_keeper_acquire){.key = "actor:42"}, &lease) == 0) {
-//         while (work_is_left() && lock_keeper_valid(lease))
+//     if (lock_keeper_acquire(keeper, &(struct lock_keeper_acquire){.key = "actor:42"}, &lease)) {
+//         fprintf(stderr, "%s\n", lock_keeper_get_error(keeper)->message);
+//     } else {
+//         while (work_is_left() && lock_keeper_wait(keeper, 0) >= 0 && lock_keeper_valid(lease))
 //             do_a_bit_of_work(lock_keeper_lease_fence(lease));
 //         lock_keeper_release(keeper, lease);
-//     } else {
-//         fprintf(stderr, "%s\n", lock_keeper_get_error(keeper)->message);
 //     }
 //     lock_keeper_free(keeper);
+//
+// A program hears of its leases when it lets the library read: in a call that waits, or in
+// lock_keeper_process from an event loop. One that does neither sees valid_until stand still, and
+// its leases end for it then.
 //
 // Time. Spans and instants are milliseconds; an instant is one of CLOCK_BOOTTIME, as
 // lock_keeper_now_ms reads it. What the sidecar says is converted where it runs in another time
@@ -40,9 +44,8 @@
 // by lock_keeper_free, which sends nothing (and frees nothing in Redis as long as the other lives).
 //
 // Losing the sidecar. A handle that was connected once connects again by itself, and adopts its
-// leases, so that a restart of the sidecar within a lease's validity goes unnoticed. A lease that is
-// not confirmed by valid_until less a margin is reported lost from here, by a timer that needs
-// nobody. These things happen in lock_keeper_process, and in every call that waits.
+// leases, so that a restart of the sidecar within their validity goes unnoticed. A lease that is not
+// confirmed by valid_until less a margin is reported lost from here, by a timer that needs nobody.
 #ifndef LOCK_KEEPER_H
 #define LOCK_KEEPER_H
 
@@ -110,32 +113,32 @@ enum lock_keeper_disconnect {
 
 // ---- The handle ----
 
-// A handle; nothing is opened but two descriptors of its own. socket: the path of lock-keeper's
+// A handle, which opens nothing yet but two descriptors of its own. socket: the path of lock-keeper's
 // socket (copied), or NULL for $LOCK_KEEPER_SOCKET, else /run/lock-keeper/lock-keeper.sock. NULL and
-// errno: ENOMEM, EMFILE, ENFILE, ENAMETOOLONG, EINVAL.
+// errno: ENOMEM, EMFILE, ENFILE, ENAMETOOLONG.
 LOCK_KEEPER_API struct lock_keeper *lock_keeper_new(const char *socket);
 
 // Closes the connection, which ends the leases bound to it, and frees all that belongs to the handle,
 // its leases too. Not from the event handler. NULL is allowed. Returns NULL.
 LOCK_KEEPER_API struct lock_keeper *lock_keeper_free(struct lock_keeper *keeper);
 
-// How long a call that waits does so for an answer, or for a sidecar to come back; 5000 by default.
-// The time that an acquire may wait for the key comes on top.
+// How long a request waits for its answer, or for a sidecar to come back; 5000 (and 0) by default. The
+// time that an acquire may wait for the key comes on top. For requests made from now on.
 LOCK_KEEPER_API void lock_keeper_set_timeout(struct lock_keeper *keeper, int64_t timeout_ms);
 
-// How long before valid_until a lease that is not confirmed is reported lost; 0, the default: a fifth
-// of its TTL (at least 50 ms) while there is no connection or its adoption is not answered, half of
-// that while the sidecar is connected but silent (it reports by itself, earlier, unless it stands
-// still). The holder has this long to stop.
+// How long before valid_until a lease that nobody confirms is reported lost: what its holder has to
+// stop in. 0, the default: a fifth of its TTL (at least 50 ms) while there is no connection or the
+// adoption is not answered; half of that while the sidecar is connected and silent (unless it stands
+// still it reports by itself, before that).
 LOCK_KEEPER_API void lock_keeper_set_margin(struct lock_keeper *keeper, int64_t margin_ms);
 
-// false: the end of the connection ends the leases bound to it (as unconfirmed), and the next call
-// connects anew. true, the default: see above.
+// false: the end of the connection ends the leases bound to it (as unconfirmed) and fails what was
+// asked, and the next request connects anew. true, the default: see above.
 LOCK_KEEPER_API void lock_keeper_set_reconnect(struct lock_keeper *keeper, bool reconnect);
 
 // Connects and says hello, unless that is done: one attempt, for at most the timeout. Calls that wait
-// do it by themselves where the handle was never connected. LOCK_KEEPER_E_LIMIT_EXCEEDED, or an errno
-// as above.
+// do it by themselves where the handle is not connected and not about to be.
+// LOCK_KEEPER_E_LIMIT_EXCEEDED, or an errno as above.
 LOCK_KEEPER_API int lock_keeper_connect(struct lock_keeper *keeper);
 
 // The same for an event loop: begins to connect, again and again until it succeeds, and returns at
@@ -167,7 +170,8 @@ LOCK_KEEPER_API bool lock_keeper_has_cap(const struct lock_keeper *keeper, const
 
 // The first failure of the handle: of a call, of a request that was started, or of the connection
 // itself. It stays until it is cleared; later ones do not replace it, so that a program may go
-// through its steps and look once. code 0 and empty words where there was none.
+// through its steps and look once. A lease that is lost counts as one (errLostActorLock); a
+// connection that comes back in time does not. code 0 and empty words where there was none.
 struct lock_keeper_error {
     int code;            // as calls return it
     const char *name;    // "errLockHeld", ...; of an errno: "errNoSidecar", "errTimeout",
@@ -264,19 +268,20 @@ LOCK_KEEPER_API int lock_keeper_acquire(struct lock_keeper *keeper,
                                         const struct lock_keeper_acquire *options,
                                         struct lock_keeper_lease **lease);
 
-// Whatever it returns, the lease is over and no event about it follows. 0: the key was ours to the end and is
-// free. LOCK_KEEPER_E_LOST_ACTOR_LOCK: it was over before; the normal answer after a revoked event.
-// LOCK_KEEPER_E_REDIS_UNAVAILABLE: the key is freed when Redis answers, or runs out. Where the sidecar is away, it is
-// waited for as long as the lease is valid, then -ENOTCONN: the key runs out by itself. The lease object
-// stays until it is freed. Of a lease that was released before: LOCK_KEEPER_E_UNKNOWN_LEASE.
+// Whatever it returns, the lease is over and no event about it follows; the object stays until it is
+// freed. 0: the key was ours to the end and is free. LOCK_KEEPER_E_LOST_ACTOR_LOCK: the lease was
+// over before; the normal answer after a revoked event. LOCK_KEEPER_E_REDIS_UNAVAILABLE: the key is
+// freed when Redis answers, or runs out. LOCK_KEEPER_E_UNKNOWN_LEASE: it was released before. Where
+// the sidecar is away it is waited for (for the timeout, while the lease is valid), then the lease is
+// adopted and released; else -ENOTCONN, and the key runs out by itself.
 LOCK_KEEPER_API int lock_keeper_release(struct lock_keeper *keeper,
                                         struct lock_keeper_lease *lease);
 
 // The same for a lease that is known by its 32 digits only (one with bind none, of another process).
 LOCK_KEEPER_API int lock_keeper_release_token(struct lock_keeper *keeper, const char *token);
 
-// Moves the workflow deadline: deadline_ms counts from the grant. What is in effect is in the reply, and in
-// lock_keeper_lease_deadline_ms.
+// Moves the workflow deadline: deadline_ms counts from the grant. What is in effect then (the sidecar
+// has a maximum) is in the reply, and in lock_keeper_lease_deadline_ms.
 LOCK_KEEPER_API int lock_keeper_extend(struct lock_keeper *keeper, struct lock_keeper_lease *lease,
                                        int64_t deadline_ms);
 LOCK_KEEPER_API int lock_keeper_extend_token(struct lock_keeper *keeper, const char *token,
@@ -293,7 +298,8 @@ struct lock_keeper_adopt {
 };
 
 // Takes over a lease that this process has only the digits of. As lock_keeper_acquire;
-// LOCK_KEEPER_E_LOST_ACTOR_LOCK where it is over. (The leases of this handle are adopted by itself.)
+// LOCK_KEEPER_E_LOST_ACTOR_LOCK where it is over. (Those of this handle are adopted by themselves; of
+// one that it holds already, the lease is the same object.)
 LOCK_KEEPER_API int lock_keeper_adopt(struct lock_keeper *keeper,
                                       const struct lock_keeper_adopt *options,
                                       struct lock_keeper_lease **lease);
@@ -334,7 +340,7 @@ LOCK_KEEPER_API int64_t lock_keeper_lease_ttl_ms(const struct lock_keeper_lease 
 LOCK_KEEPER_API int64_t lock_keeper_lease_deadline_ms(const struct lock_keeper_lease *lease);
 // Held: granted, not released, and not known to be over. (lock_keeper_valid looks at the clock too.)
 LOCK_KEEPER_API bool lock_keeper_lease_is_held(const struct lock_keeper_lease *lease);
-// Why it ended: NONE while it is held, and after its release.
+// Why it ended: NONE while it is held, and where it was released before anything else ended it.
 LOCK_KEEPER_API enum lock_keeper_reason
 lock_keeper_lease_reason(const struct lock_keeper_lease *lease);
 
@@ -353,7 +359,7 @@ enum lock_keeper_event_kind {
     LOCK_KEEPER_EVENT_DISCONNECTED,  // the connection ended; leases stand until their margin
     LOCK_KEEPER_EVENT_REPLY,         // to a lock_keeper_start_*
     LOCK_KEEPER_EVENT_RENEWED,       // a heartbeat was confirmed: a new valid_until_ms
-    LOCK_KEEPER_EVENT_ADOPTED,       // the same, by a sidecar that was connected anew
+    LOCK_KEEPER_EVENT_ADOPTED,       // the same, on a new connection
     LOCK_KEEPER_EVENT_AT_RISK,       // a heartbeat failed; it is tried again
     LOCK_KEEPER_EVENT_REVOKED,       // the lease is over: stop. Once per lease, nothing follows
 };
@@ -372,10 +378,11 @@ struct lock_keeper_event {
     bool again;      // CONNECTED: not the first time
 };
 
-// Who is told. Called from lock_keeper_process and from calls that wait, never from elsewhere. It may
-// call everything but calls that wait and lock_keeper_free. NULL, the default: events are kept to be
-// collected. What is not collected is merged (of a lease, the newest of each kind; a connection that
-// broke and came back, once), so nothing grows.
+// Who is told. Called from lock_keeper_process and from calls that wait, never from elsewhere; what
+// it is given is valid until it returns. It may call everything but calls that wait,
+// lock_keeper_next_event and lock_keeper_free; if it frees the event's lease, as its last deed.
+// NULL, the default: events are kept to be collected. What is not collected is merged (of a lease,
+// the newest of each kind; a connection that broke and came back, once), so nothing grows.
 typedef void lock_keeper_handler(struct lock_keeper *keeper, const struct lock_keeper_event *event,
                                  void *user);
 LOCK_KEEPER_API void lock_keeper_set_handler(struct lock_keeper *keeper,
@@ -410,8 +417,9 @@ LOCK_KEEPER_API int lock_keeper_process(struct lock_keeper *keeper);
 LOCK_KEEPER_API int lock_keeper_get_socket(const struct lock_keeper *keeper);
 
 // Requests whose REPLY comes as an event, with the number that is put in *request (NULL is allowed).
-// They may be started while there is no connection, and are sent when there is one. 0, -EINVAL or
-// -ENOMEM. The lease of an acquire or adopt is in the reply, and belongs to the handle.
+// They may be started while there is no connection, are sent when there is one, and given up like
+// those of calls that wait (lock_keeper_set_timeout). 0, -EINVAL or -ENOMEM. The lease of an acquire
+// or adopt is in the reply, and belongs to the handle.
 LOCK_KEEPER_API int lock_keeper_start_acquire(struct lock_keeper *keeper,
                                               const struct lock_keeper_acquire *options,
                                               uint64_t *request);
