@@ -53,6 +53,8 @@ def read(*path):
 
 def run(*command, **options):
     """The finished process; its output is text, stderr in stdout."""
+    if "input" not in options:
+        options["stdin"] = subprocess.DEVNULL
     return subprocess.run(
         command,
         stdout=subprocess.PIPE,
