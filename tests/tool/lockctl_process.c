@@ -3,6 +3,7 @@
 // lockctl as a child. Output goes to files, which have no reader that it could wait for.
 
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -31,6 +32,8 @@ const char *lockctl_binary(void)
 static _Noreturn void exec_lockctl(char **argv, const char *socket, int input, int output,
                                    int errors)
 {
+    // Nothing of check's, or of whoever runs us.
+    close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
     signal(SIGPIPE, SIG_DFL);
     dup2(input, STDIN_FILENO);
     dup2(output, STDOUT_FILENO);
