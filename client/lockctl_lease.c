@@ -154,7 +154,7 @@ static int acquire(struct hold *hold)
             },
             &hold->lease));
 
-    if (code != LOCKCTL_DONE)
+    if (!hold->lease) // whatever the code: -E may make it 0
         return code;
     print_grant(arguments, hold);
     if (fflush(stdout) != 0) { // nobody knows of it
