@@ -1,0 +1,7 @@
+module adapter
+
+go 1.19
+
+require lockkeeper v0.0.0
+
+replace lockkeeper => ../../../client/go
