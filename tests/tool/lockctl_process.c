@@ -33,9 +33,9 @@ static _Noreturn void exec_lockctl(char **argv, const char *socket, int input, i
                                    int errors)
 {
     static const int signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE};
+
     // Nothing of check's, or of whoever runs us.
     close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
-    signal(SIGPIPE, SIG_DFL);
     dup2(input, STDIN_FILENO);
     dup2(output, STDOUT_FILENO);
     dup2(errors, STDERR_FILENO);
