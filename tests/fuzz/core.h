@@ -88,7 +88,6 @@ struct core_request {
     enum wire_op op;
     char about[WIRE_MAX_KEY + 1]; // the key, or the lease's digits: its reply names it
     bool draining;                // it came after the drain had begun
-    bool waits;                   // its reply may take as long as it likes
 };
 
 struct core_client {

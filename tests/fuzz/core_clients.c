@@ -130,7 +130,6 @@ static struct core_request *await(struct core_client *client)
 
     FUZZ_CHECK(client->request_count <= CORE_REQUESTS);
     request->draining = client->core->keeper.draining;
-    request->waits = false;
     request->id.kind = MESSAGE_ID_NONE;
     request->op = WIRE_OP_COUNT;
     request->about[0] = '\0';
@@ -167,8 +166,6 @@ static struct core_grant *foresee(struct core *core, struct core_client *client,
     request->op = parsed.op;
     if (refused)
         return NULL;
-    request->waits =
-        (parsed.op == WIRE_OP_ACQUIRE && parsed.wait_ms != 0) || parsed.op == WIRE_OP_BREAK;
     strcpy(request->about, parsed.key);
     if (parsed.op == WIRE_OP_BREAK)
         foresee_break(core, client, &parsed);
@@ -190,7 +187,7 @@ static void send_line(struct core *core, struct core_client *client, const char 
     if (!grant)
         return;
     // Who holds it and has not released it itself was told.
-    FUZZ_CHECK(!grant->live || &core->clients[grant->client] == client);
+    FUZZ_CHECK(!grant->live || grant->client < 0 || &core->clients[grant->client] == client);
     grant->release_done = true;
     grant->live = false;
 }

@@ -153,12 +153,18 @@ static void answer_all(void)
                       &(struct core_answer){.outcome = STORE_OK, .certain = true, .text = ""});
 }
 
+// Who waits for a key, or for the end of one that is broken, may do so for as long as it likes.
 static bool all_answered(void)
 {
-    for (int i = 0; i < CORE_CLIENTS; i++)
-        for (size_t j = 0; core.clients[i].open && j < core.clients[i].request_count; j++)
-            if (!core.clients[i].requests[j].waits)
-                return false;
+    for (int i = 0; i < CORE_CLIENTS; i++) {
+        const struct core_client *client = &core.clients[i];
+        size_t waiting = client->open ? client->session.waiting : 0;
+
+        for (size_t j = 0; client->open && j < client->request_count; j++)
+            waiting += client->requests[j].op == WIRE_OP_BREAK;
+        if (client->open && client->request_count > waiting)
+            return false;
+    }
     return true;
 }
 
