@@ -119,7 +119,10 @@ struct core {
     const struct value *adopted;   // the value in the answer that is being told
     bool moves;                    // it is an adoption of a lease that is held here
     int64_t adopted_at_us;         // Redis' clock in it
-    bool shut;                     // keeper_shutdown was called
+    // Keys of the acquires that a drain refuses, in its order: its words do not name them.
+    char refused[CORE_REQUESTS][WIRE_MAX_KEY + 1];
+    size_t refused_count, refused_at;
+    bool shut; // keeper_shutdown was called
 };
 
 struct value;
@@ -135,6 +138,7 @@ void core_close(struct core *core, int number, bool gone);
 // It takes what it was told; stalled: from now on not at once.
 void core_read(struct core *core, int number, bool stalled);
 
+void core_drain(struct core *core);
 // A process that leases may be bound to has ended.
 void core_end_process(struct core *core, int number);
 

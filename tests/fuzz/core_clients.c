@@ -37,6 +37,7 @@ static bool echoes(const struct core_request *request, const json_t *line)
 // A reply that names none comes at once, so it is to the newest.
 static size_t find_request(const struct core_client *client, const json_t *line)
 {
+    struct core *core = client->core;
     const char *lease = json_string_value(json_object_get(line, "lease"));
     const char *key = json_string_value(json_object_get(line, "key"));
     const char *op = json_string_value(json_object_get(line, "op"));
@@ -44,6 +45,8 @@ static size_t find_request(const struct core_client *client, const json_t *line)
     const char *about = by_lease ? lease : key;
     size_t found = SIZE_MAX;
 
+    if (core->refused_at < core->refused_count)
+        about = core->refused[core->refused_at++];
     for (size_t i = 0; i < client->request_count && (!about || found == SIZE_MAX); i++)
         if (echoes(&client->requests[i], line) &&
             (!about || strcmp(client->requests[i].about, about) == 0))
@@ -203,6 +206,23 @@ void core_send(struct core *core, int number, const char *line, size_t length)
         dispatch_too_long(&client->session);
     }
     check_unanswered(client);
+}
+
+void core_drain(struct core *core)
+{
+    const struct table *table = &core->keeper.table;
+
+    core->refused_count = core->refused_at = 0;
+    for (uint32_t number = 1; number < table->used; number++) {
+        const struct slot *slot = table_slot(table, number);
+        if (!table_in_use(slot) || !slot->session || !lease_is_asking(&slot->lease) ||
+            !(slot->lease.flags & LEASE_WAITS) || core->refused_count == CORE_REQUESTS)
+            continue;
+        memcpy(core->refused[core->refused_count], slot_key(slot), slot->key_length);
+        core->refused[core->refused_count++][slot->key_length] = '\0';
+    }
+    keeper_drain(&core->keeper, core->now_ms);
+    FUZZ_CHECK(core->refused_at == core->refused_count);
 }
 
 void core_too_slow(struct core *core, int number)

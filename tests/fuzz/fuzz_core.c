@@ -112,6 +112,7 @@ static void open_core(const char *options, size_t length)
     core.seed = 42;
     core.grant_count = 0;
     core.shut = false;
+    core.refused_count = core.refused_at = 0;
     memset(core.processes, 0, sizeof core.processes);
     for (int i = 0; i < CORE_CLIENTS; i++)
         core.clients[i].open = false;
@@ -382,7 +383,7 @@ static void step(const char *text, size_t length)
         step_store(text[0], at, length - 1);
         break;
     case 'd':
-        keeper_drain(&core.keeper, core.now_ms);
+        core_drain(&core);
         break;
     case 's':
         shut_down();
