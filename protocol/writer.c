@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Replies and events, written straight into an output buffer.
+// Replies, events and requests, written straight into an output buffer.
 //
 // The writer has no state but the buffer: a comma is due unless the last byte opened an object or an
 // array (a string cannot be mistaken for that, it ends with a quote). Each member is one
@@ -256,4 +256,90 @@ void writer_item_name(struct buf *out, const char *name)
     append_char(out, '"');
     buf_append_string(out, name);
     append_char(out, '"');
+}
+
+static void write_id(struct buf *out, enum wire_member member, const struct message_id *id)
+{
+    if (id->kind == MESSAGE_ID_INTEGER)
+        writer_int(out, member, id->integer);
+    else if (id->kind == MESSAGE_ID_STRING)
+        writer_string(out, member, id->string, id->length);
+}
+
+static void write_notify(struct buf *out, unsigned notify)
+{
+    writer_open_array(out, WIRE_MEMBER_NOTIFY);
+    for (unsigned i = 0; i < WIRE_NOTIFY_COUNT; i++) {
+        if (notify >> i & 1)
+            writer_item_name(out, wire_notify_names[i]);
+    }
+    writer_close_array(out);
+}
+
+static void write_request_member(struct buf *out, const struct message_request *request,
+                                 enum wire_member member)
+{
+    switch (member) {
+    case WIRE_MEMBER_ID:
+        write_id(out, member, &request->id);
+        break;
+    case WIRE_MEMBER_TARGET:
+        write_id(out, member, &request->target);
+        break;
+    case WIRE_MEMBER_KEY:
+        writer_string(out, member, request->key, request->key_length);
+        break;
+    case WIRE_MEMBER_LABEL:
+        writer_string(out, member, request->label, request->label_length);
+        break;
+    case WIRE_MEMBER_LEASE:
+        writer_token(out, member, &request->lease);
+        break;
+    case WIRE_MEMBER_TTL_MS:
+        writer_int(out, member, request->ttl_ms);
+        break;
+    case WIRE_MEMBER_DEADLINE_MS:
+        writer_int(out, member, request->deadline_ms);
+        break;
+    case WIRE_MEMBER_WAIT_MS:
+        writer_int(out, member, request->wait_ms);
+        break;
+    case WIRE_MEMBER_GRACE_MS:
+        writer_int(out, member, request->grace_ms);
+        break;
+    case WIRE_MEMBER_PID:
+        writer_int(out, member, request->pid);
+        break;
+    case WIRE_MEMBER_LIMIT:
+        writer_int(out, member, request->limit);
+        break;
+    case WIRE_MEMBER_AFTER:
+        writer_string(out, member, request->after, strlen(request->after));
+        break;
+    case WIRE_MEMBER_BIND:
+        writer_name(out, member, wire_bind_names[request->bind]);
+        break;
+    case WIRE_MEMBER_ON_DISCONNECT:
+        writer_name(out, member, wire_disconnect_names[request->on_disconnect]);
+        break;
+    case WIRE_MEMBER_NOTIFY:
+        write_notify(out, request->notify);
+        break;
+    case WIRE_MEMBER_PAGE:
+        writer_bool(out, member, request->page);
+        break;
+    default: // "op" is written; no other is a request's
+        break;
+    }
+}
+
+void writer_request(struct buf *out, const struct message_request *request)
+{
+    append_char(out, '{');
+    write_literal(out, WIRE_MEMBER_OP, ops[request->op].text, ops[request->op].length);
+    for (unsigned member = 0; member < WIRE_MEMBER_COUNT; member++) {
+        if (message_has(request, (enum wire_member)member))
+            write_request_member(out, request, (enum wire_member)member);
+    }
+    writer_end(out);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Replies and events, written straight into an output buffer: compact ASCII JSON, one object a
-// line, members in the order of the calls. Nothing is allocated but the buffer's growth.
+// Replies, events and requests, written straight into an output buffer: compact ASCII JSON, one
+// object a line, members in the order of the calls. Nothing is allocated but the buffer's growth.
 //
 //     writer_reply(out, true, WIRE_OP_RELEASE, &id);
 //     writer_string(out, WIRE_MEMBER_KEY, key, key_length);
@@ -23,6 +23,8 @@ void writer_reply(struct buf *out, bool ok, enum wire_op op, const struct messag
 // A reply of ok false with its error name and message. Members may follow.
 void writer_error(struct buf *out, enum wire_op op, const struct message_id *id,
                   enum wire_error error, const char *message);
+// A whole request: its op, its id, and what is `given`. message_parse reads it as it was.
+void writer_request(struct buf *out, const struct message_request *request);
 // Begins {"event":"..."
 void writer_event(struct buf *out, enum wire_event event);
 // Ends the line.

@@ -3,6 +3,7 @@
 // The ops. A handler checks what depends on the sidecar's state or flags (message.c has checked the
 // rest) and either answers at once or leaves the request with the keeper, which answers later.
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,17 +18,35 @@ enum {
     LIST_ROW_MAX = 8192, // more than any row takes
 };
 
+// Makes the page that goes with the reply; false after a refusal.
+static bool open_page(struct session *session, const struct message_request *request)
+{
+    int r;
+
+    if (session->page) {
+        tell_error(session, request->op, &request->id, WIRE_ERROR_BAD_REQUEST,
+                   "\"page\": this connection has been handed its page; leave it out, or connect "
+                   "anew for another");
+        return false;
+    }
+    r = keeper_open_page(session);
+    if (r < 0)
+        tell_error(
+            session, request->op, &request->id,
+            r == -EMFILE || r == -ENFILE ? WIRE_ERROR_LIMIT_EXCEEDED : WIRE_ERROR_INTERNAL,
+            "\"page\": the sidecar cannot make one now: %s; leave it out, or try again later",
+            strerror(-r));
+    return r == 0;
+}
+
 static void on_hello(struct keeper *keeper, struct session *session,
                      const struct message_request *request, int64_t now_ms)
 {
     const struct keeper_options *options = &keeper->options;
     struct buf *out = &session->out;
 
-    if (request->page) {
-        tell_error(session, request->op, &request->id, WIRE_ERROR_BAD_REQUEST,
-                   "\"page\" is not supported by this release; leave it out");
+    if (request->page && !open_page(session, request))
         return;
-    }
     writer_reply(out, true, request->op, &request->id);
     writer_int(out, WIRE_MEMBER_PROTOCOL, WIRE_PROTOCOL);
     writer_name(out, WIRE_MEMBER_SERVER, "lock-keeper/" LOCK_KEEPER_VERSION);

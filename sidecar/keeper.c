@@ -62,9 +62,13 @@ static void granted(struct keeper *keeper, uint32_t number,
     if (completion) {
         id = slot->pending->id;
         waited_ms = now_ms - slot->pending->asked_at_ms;
+        // First, while the slot is known to wait: from the session's waiters to its leases.
+        keeper_detach(keeper, session, number);
         keeper_drop_pending(keeper, session, slot);
+        keeper_attach(keeper, session, number);
         slot->fence = completion->fence;
-        tell_granted(session, slot, WIRE_OP_ACQUIRE, &id, waited_ms);
+        tell_granted(session, slot, WIRE_OP_ACQUIRE, &id, waited_ms,
+                     keeper_page_grant(session, slot));
         keeper_note_unread(session, number, slot);
     }
     if (slot->has_key)
@@ -203,7 +207,7 @@ static void forget(struct keeper *keeper, uint32_t number)
         keeper_detach(keeper, session, number);
     if (slot->bind == WIRE_BIND_PID)
         keeper_unbind_process(keeper, slot);
-    heap_set(&keeper->heap, number, slot->heap_place, INT64_MAX);
+    heap_set(&keeper->heap, number, INT64_MAX);
     accounts_give(&keeper->accounts, slot->account, ACCOUNT_LEASES);
     table_close(&keeper->table, number);
     keeper_query_forgotten(keeper, number, generation);
@@ -255,8 +259,7 @@ static void carry_out(struct keeper *keeper, uint32_t number, const struct lease
     if (actions->set & LEASE_DO_FORGET)
         forget(keeper, number);
     else
-        heap_set(&keeper->heap, number, slot->heap_place,
-                 lease_wake_at(&slot->lease, &keeper->options.rules));
+        heap_set(&keeper->heap, number, lease_wake_at(&slot->lease, &keeper->options.rules));
 }
 
 void keeper_count(struct keeper *keeper, const struct lease *lease, int difference)
@@ -285,6 +288,8 @@ void keeper_apply(struct keeper *keeper, uint32_t number, const struct lease_eve
     keeper_count(keeper, &slot->lease, -1);
     actions = lease_step(&slot->lease, &keeper->options.rules, event, now_ms);
     keeper_count(keeper, &slot->lease, 1);
+    if (slot->lease.flags & LEASE_PAGED)
+        keeper_page_follow(keeper, slot);
     if (slot->lease.state != before)
         log_step(slot, before, event->kind);
     if (slot->lease.state == LEASE_GONE && slot_is_queued(slot)) {
@@ -405,12 +410,6 @@ bool keeper_is_drained(struct keeper *keeper, int64_t now_ms)
 
 // ---- Life ----
 
-static void on_placed(void *context, uint32_t item, uint32_t place)
-{
-    struct keeper *keeper = context;
-    table_slot(&keeper->table, item)->heap_place = place;
-}
-
 int keeper_init(struct keeper *keeper, const struct keeper_options *options, struct store *store)
 {
     static const char digits[] = "0123456789abcdef";
@@ -427,7 +426,7 @@ int keeper_init(struct keeper *keeper, const struct keeper_options *options, str
     }
     keeper->session_free = 1; // 0 is nobody's number
     keeper->sessions = calloc(keeper->session_count, sizeof(*keeper->sessions));
-    heap_init(&keeper->heap, on_placed, keeper);
+    heap_init(&keeper->heap);
     accounts_init(&keeper->accounts, options->caps);
     r = keeper->sessions ? table_init(&keeper->table, hash_key) : -ENOMEM;
     if (r < 0) {

@@ -126,6 +126,9 @@ void keeper_deinit(struct keeper *keeper);
 
 // session->pid, uid and output are set. 0, KEEPER_E_FULL (too many connections of its uid) or -ENOMEM.
 int keeper_open_session(struct keeper *keeper, struct session *session);
+// Makes the session's page (it must have none), to be passed with the next byte that is added to its
+// output. 0, or -errno of page_new.
+int keeper_open_page(struct session *session);
 // The client sends no more (half-close): its leases end, with last words; requests already read are
 // still answered. The owner closes the session when unanswered is 0.
 void keeper_end_input(struct keeper *keeper, struct session *session, int64_t now_ms);

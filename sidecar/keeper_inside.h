@@ -8,6 +8,7 @@
 //     keeper_session.c  clients and processes that come and go
 //     keeper_request.c  acquire, release, cancel
 //     keeper_query.c    adopt, extend, inspect, break
+//     keeper_page.c     the validity pages
 #pragma once
 
 #include "sidecar/keeper.h"
@@ -73,6 +74,18 @@ void keeper_note_unread(struct session *session, uint32_t number, const struct s
 const char *keeper_bind_process(struct keeper *keeper, struct session *session, uint32_t number,
                                 pid_t pid);
 void keeper_unbind_process(struct keeper *keeper, const struct slot *slot);
+
+// ---- keeper_page.c ----
+
+// Gives the lease a slot in its session's page, with its validity: the number; or PAGE_NONE, where
+// there is no page or no free slot.
+int keeper_page_grant(struct session *session, struct slot *slot);
+// Of a lease with LEASE_PAGED: its slot says what its state is.
+void keeper_page_follow(const struct keeper *keeper, const struct slot *slot);
+// The lease is no longer told to this session: 0.
+void keeper_page_leave(struct session *session, struct slot *slot);
+// The session's client is done with the lease, whatever has become of it.
+void keeper_page_release(struct session *session, const struct message_token *token);
 
 // ---- keeper_request.c ----
 

@@ -317,7 +317,7 @@ static uint32_t open_adopted(struct keeper *keeper, struct query *query, const s
     struct slot *slot;
     uint32_t number;
 
-    number = heap_reserve(&keeper->heap, keeper->table.live + 1) == 0
+    number = heap_reserve(&keeper->heap, keeper->table.used + 1) == 0
                  ? table_open(&keeper->table, &query->token, query->key, query->key_length,
                               value->label, value->label_length)
                  : SLOT_NONE;
@@ -353,11 +353,10 @@ static void hand_to(struct keeper *keeper, struct session *session, uint32_t num
     struct session *holder = keeper_session_of(keeper, slot);
     const char *why = NULL;
 
-    if (holder) {
-        if (holder != session) {
-            slot->lease.reason = WIRE_REASON_MOVED;
-            tell_revoked(keeper, holder, slot, slot->lease.until_ms, now_ms);
-        }
+    if (holder && holder != session) {
+        slot->lease.reason = WIRE_REASON_MOVED;
+        keeper_page_leave(holder, slot);
+        tell_revoked(keeper, holder, slot, slot->lease.until_ms, now_ms);
         keeper_detach(keeper, holder, number);
     }
     if (slot->bind == WIRE_BIND_PID)
@@ -366,10 +365,11 @@ static void hand_to(struct keeper *keeper, struct session *session, uint32_t num
     slot->notify = query->notify & 3u;
     slot->pid = (uint32_t)session->pid;
     lease_set_expires(&slot->lease, query->expires);
-    keeper_attach(keeper, session, number);
+    if (holder != session)
+        keeper_attach(keeper, session, number);
     if (query->bind == WIRE_BIND_PID)
         why = keeper_bind_process(keeper, session, number, query->pid);
-    tell_granted(session, slot, WIRE_OP_ADOPT, &query->id, 0);
+    tell_granted(session, slot, WIRE_OP_ADOPT, &query->id, 0, keeper_page_grant(session, slot));
     keeper_note_unread(session, number, slot);
     if (why) {
         log_warn("the process that an adopted lease is bound to has ended meanwhile",

@@ -27,7 +27,7 @@ bool keeper_may_wait(struct session *session, const struct message_request *requ
 static uint32_t find_waiting(const struct keeper *keeper, const struct session *session,
                              const struct message_id *id)
 {
-    uint32_t number = session->waiting > 0 ? session->leases : SLOT_NONE;
+    uint32_t number = session->waiters;
 
     while (number != SLOT_NONE) {
         const struct slot *slot = table_slot(&keeper->table, number);
@@ -126,7 +126,7 @@ static uint32_t make_slot(struct keeper *keeper, const struct message_request *r
 {
     struct message_token token;
 
-    if (heap_reserve(&keeper->heap, keeper->table.live + 1) < 0)
+    if (heap_reserve(&keeper->heap, keeper->table.used + 1) < 0)
         return SLOT_NONE;
     keeper_draw(keeper, &token, sizeof token);
     return table_open(&keeper->table, &token, request->key, request->key_length, request->label,
@@ -156,7 +156,6 @@ static uint32_t open_slot(struct keeper *keeper, struct session *session,
     begin_lease(keeper, slot, request, ttl_ms, now_ms);
     keeper_count(keeper, &slot->lease, 1);
     session->unanswered++;
-    session->waiting += request->wait_ms != 0;
     keeper_attach(keeper, session, number);
     return number;
 }
@@ -273,6 +272,7 @@ void keeper_release(struct keeper *keeper, struct session *session,
     struct pending *pending;
 
     if (!slot) {
+        keeper_page_release(session, &request->lease);
         tell_error(session, request->op, &request->id, WIRE_ERROR_UNKNOWN_LEASE,
                    "\"lease\" names no lease of this sidecar; it may have ended long ago");
         return;
@@ -289,10 +289,12 @@ void keeper_release(struct keeper *keeper, struct session *session,
     session->unanswered++;
     if (holder && holder != session && slot->lease.state == LEASE_HELD) {
         slot->lease.reason = WIRE_REASON_RELEASED;
+        keeper_page_leave(holder, slot);
         tell_revoked(keeper, holder, slot, slot->lease.until_ms, now_ms);
     }
     if (holder)
         keeper_detach(keeper, holder, number);
+    keeper_page_release(session, &request->lease);
     keeper_attach(keeper, session, number);
     slot->pending = pending;
     keeper_apply_kind(keeper, number, LEASE_ON_RELEASE, now_ms);

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "sidecar/keeper_inside.h"
+#include "sidecar/page.h"
 #include "sidecar/tell.h"
 
 // ---- Requests that wait for their answer ----
@@ -56,19 +57,23 @@ void keeper_drop_pending(struct keeper *keeper, struct session *session, struct 
     session->unanswered--;
     if (slot->lease.flags & LEASE_WAITS) {
         slot->lease.flags &= (uint16_t)~LEASE_WAITS;
-        session->waiting--;
         accounts_give(&keeper->accounts, slot->account, ACCOUNT_WAITERS);
     }
 }
 
 void keeper_attach(struct keeper *keeper, struct session *session, uint32_t number)
 {
-    table_session_add(&keeper->table, &session->leases, session->number, number);
+    bool waits = table_slot(&keeper->table, number)->lease.flags & LEASE_WAITS;
+
+    table_session_add(&keeper->table, waits ? &session->waiters : &session->leases, session->number,
+                      number);
 }
 
 void keeper_detach(struct keeper *keeper, struct session *session, uint32_t number)
 {
-    table_session_remove(&keeper->table, &session->leases, number);
+    keeper_page_leave(session, table_slot(&keeper->table, number));
+    table_session_remove(&keeper->table,
+                         session->waiters == number ? &session->waiters : &session->leases, number);
 }
 
 // ---- Grants not yet written ----
@@ -191,15 +196,22 @@ static void end_input_of(struct keeper *keeper, struct session *session, uint32_
     }
 }
 
-void keeper_end_input(struct keeper *keeper, struct session *session, int64_t now_ms)
+static void end_input_of_list(struct keeper *keeper, struct session *session, uint32_t first,
+                              int64_t now_ms)
 {
     uint32_t next;
 
-    session->input_ended = true;
-    for (uint32_t number = session->leases; number != SLOT_NONE; number = next) {
+    for (uint32_t number = first; number != SLOT_NONE; number = next) {
         next = table_slot(&keeper->table, number)->session_next;
         end_input_of(keeper, session, number, now_ms);
     }
+}
+
+void keeper_end_input(struct keeper *keeper, struct session *session, int64_t now_ms)
+{
+    session->input_ended = true;
+    end_input_of_list(keeper, session, session->waiters, now_ms);
+    end_input_of_list(keeper, session, session->leases, now_ms);
 }
 
 // Whether the lease goes on when its connection does not.
@@ -214,7 +226,7 @@ void keeper_close_session(struct keeper *keeper, struct session *session, bool g
     enum lease_event_kind kind = gone ? LEASE_ON_UNBIND : LEASE_ON_CUT;
     uint32_t number;
 
-    while ((number = session->leases) != SLOT_NONE) {
+    while ((number = session->waiters ? session->waiters : session->leases) != SLOT_NONE) {
         struct slot *slot = table_slot(&keeper->table, number);
         if (has_pending(slot))
             keeper_drop_pending(keeper, session, slot);
@@ -222,9 +234,10 @@ void keeper_close_session(struct keeper *keeper, struct session *session, bool g
         if (!outlives(slot, gone))
             keeper_apply_kind(keeper, number, kind, now_ms);
     }
+    session->page = page_free(session->page);
     free_unread(keeper, session, now_ms);
     keeper_forget_queries(keeper, session, gone);
-    assert(session->unanswered == 0 && session->waiting == 0);
+    assert(session->unanswered == 0);
     accounts_give(&keeper->accounts, session->account, ACCOUNT_CONNECTIONS);
     keeper->sessions[session->number] = NULL;
     if (session->number < keeper->session_free)

@@ -132,6 +132,7 @@ enum lease_flag {
     LEASE_YIELDS = 1 << 12,   // WAITING: others are to have the key first, until next_ms
     LEASE_WATCHED = 1 << 13,  // the keeper's: the store tells when the key is freed
     LEASE_DOUBTED = 1 << 14,  // an acquire from before the one that was granted may yet be executed
+    LEASE_PAGED = 1 << 15,    // the keeper's: its session's page has a slot for it
 };
 
 struct lease {

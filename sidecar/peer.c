@@ -21,6 +21,7 @@
 #include "sidecar/clock.h"
 #include "sidecar/dispatch.h"
 #include "sidecar/log.h"
+#include "sidecar/page.h"
 #include "sidecar/peer.h"
 
 #define container_of(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
@@ -72,7 +73,7 @@ static void peer_close(struct peer *peer, bool gone, int64_t now_ms)
     uint32_t number = peer->session.number;
 
     want(peer, 0);
-    heap_set(&peers->heap, number, peer->heap_place, INT64_MAX);
+    heap_set(&peers->heap, number, INT64_MAX);
     keeper_close_session(peers->keeper, &peer->session, gone, now_ms);
     if (peer->is_dirty)
         unlink_from(&peers->dirty, peer, offsetof(struct peer, next_dirty));
@@ -115,13 +116,28 @@ static void mark_dirty(struct peer *peer)
     peer->peers->dirty = peer;
 }
 
+// The page's descriptor goes with the first byte of its reply. What is queued before goes first.
+static ssize_t send_some(struct peer *peer)
+{
+    struct session *session = &peer->session;
+    const char *bytes = buf_bytes(&session->out);
+    size_t length = buf_length(&session->out);
+    bool passing = session->page && session->page->fd >= 0;
+
+    if (passing && session->taken == session->page_at)
+        return page_send(session->page, peer->io.fd, bytes, length);
+    if (passing && session->page_at - session->taken < length)
+        length = (size_t)(session->page_at - session->taken);
+    return send(peer->io.fd, bytes, length, MSG_NOSIGNAL);
+}
+
 static void write_out(struct peer *peer)
 {
     struct buf *out = &peer->session.out;
 
     peer->queued = 0;
     while (buf_length(out) > 0) {
-        ssize_t n = send(peer->io.fd, buf_bytes(out), buf_length(out), MSG_NOSIGNAL);
+        ssize_t n = send_some(peer);
         if (n > 0) {
             session_took(&peer->session, (size_t)n);
             continue;
@@ -152,7 +168,7 @@ static void watch_deadline(struct peer *peer)
         at_ms = peer->session.tell_by_ms;
     if (peer->close_by_ms < at_ms)
         at_ms = peer->close_by_ms;
-    heap_set(&peer->peers->heap, peer->session.number, peer->heap_place, at_ms);
+    heap_set(&peer->peers->heap, peer->session.number, at_ms);
 }
 
 // From here on there is nothing to wait for but the client. When a write fails, its death may be about
@@ -365,18 +381,13 @@ int64_t peers_next_wake(const struct peers *peers)
 
 // ---- Life ----
 
-static void on_placed(void *context, uint32_t item, uint32_t place)
-{
-    peer_by_number(context, item)->heap_place = place;
-}
-
 void peers_init(struct peers *peers, struct ev_loop *loop, struct keeper *keeper)
 {
     peers->loop = loop;
     peers->keeper = keeper;
     peers->dirty = peers->backlog = peers->ready = NULL;
     peers->count = 0;
-    heap_init(&peers->heap, on_placed, peers);
+    heap_init(&peers->heap);
 }
 
 void peers_deinit(struct peers *peers, int64_t now_ms)
@@ -384,8 +395,11 @@ void peers_deinit(struct peers *peers, int64_t now_ms)
     for (uint32_t i = 1; i < peers->keeper->session_count; i++) {
         if (!peers->keeper->sessions[i])
             continue;
-        write_out(peer_by_number(peers, i));
-        peer_close(peer_by_number(peers, i), false, now_ms);
+        struct peer *peer = peer_by_number(peers, i);
+        write_out(peer);
+        // Who adopts its leases elsewhere goes by what its page says until then.
+        peer->session.page = page_free(peer->session.page);
+        peer_close(peer, false, now_ms);
     }
     assert(peers->count == 0);
     heap_deinit(&peers->heap);
@@ -400,8 +414,6 @@ int peers_add(struct peers *peers, int fd)
 
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0)
         return -errno;
-    if (heap_reserve(&peers->heap, peers->count + 1) < 0)
-        return -ENOMEM;
     peer = calloc(1, sizeof *peer);
     if (!peer)
         return -ENOMEM;
@@ -409,6 +421,10 @@ int peers_add(struct peers *peers, int fd)
     peer->session.uid = who.uid;
     peer->session.output = on_output;
     r = keeper_open_session(peers->keeper, &peer->session);
+    if (r == 0 && heap_reserve(&peers->heap, peer->session.number + 1) < 0) {
+        keeper_close_session(peers->keeper, &peer->session, true, clock_boottime_ms());
+        r = -ENOMEM;
+    }
     if (r != 0) {
         free(peer);
         return r;
@@ -416,7 +432,6 @@ int peers_add(struct peers *peers, int fd)
     peer->peers = peers;
     peer->close_by_ms = INT64_MAX;
     peer->line_by_ms = INT64_MAX;
-    peer->heap_place = HEAP_NONE;
     frame_init(&peer->frame, WIRE_MAX_LINE);
     ev_io_init(&peer->io, on_ready, fd, EV_READ);
     ev_io_start(peers->loop, &peer->io);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The heap orders slots, and slots are only ever taken out at its top, so nobody needs to know where
-// in the heap a slot is. Free slots are a stack.
+// The heap orders slots. Free slots are a stack.
 #include <stdlib.h>
 
 #include "sidecar/redis_renewals.h"
@@ -10,17 +9,10 @@ enum {
     RENEWALS_MIN = 64,
 };
 
-static void placed(void *context, uint32_t item, uint32_t place)
-{
-    (void)context;
-    (void)item;
-    (void)place;
-}
-
 void redis_renewals_init(struct redis_renewals *renewals)
 {
     *renewals = (struct redis_renewals){0};
-    heap_init(&renewals->heap, placed, renewals);
+    heap_init(&renewals->heap);
 }
 
 void redis_renewals_deinit(struct redis_renewals *renewals)
@@ -53,7 +45,7 @@ void redis_renewals_push(struct redis_renewals *renewals, uint32_t lease, uint32
     slot = renewals->spare[--renewals->spares];
     renewals->slots[slot] = (struct redis_renewal){lease, generation};
     // INT64_MAX would mean "take it out".
-    heap_set(&renewals->heap, slot, HEAP_NONE, due_by_ms < INT64_MAX ? due_by_ms : INT64_MAX - 1);
+    heap_set(&renewals->heap, slot, due_by_ms < INT64_MAX ? due_by_ms : INT64_MAX - 1);
 }
 
 bool redis_renewals_pop(struct redis_renewals *renewals, struct redis_renewal *renewal)
@@ -64,7 +56,7 @@ bool redis_renewals_pop(struct redis_renewals *renewals, struct redis_renewal *r
         return false;
     slot = heap_first(&renewals->heap);
     *renewal = renewals->slots[slot];
-    heap_set(&renewals->heap, slot, 0, INT64_MAX);
+    heap_set(&renewals->heap, slot, INT64_MAX);
     renewals->spare[renewals->spares++] = slot;
     return true;
 }

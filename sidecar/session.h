@@ -19,8 +19,10 @@ struct session {
     uint64_t tell_offset;
     uint32_t number;       // in the keeper; 0 while not open
     uint32_t leases;       // the keeper's list of slots
+    uint32_t waiters;      // and that of acquires which wait, for they are looked for by their id
     uint32_t unanswered;   // requests whose reply is still to come
-    uint32_t waiting;      // those of them that are acquires which wait
+    struct page *page;     // owned by the keeper; NULL: the client has not asked for one
+    uint64_t page_at;      // the byte that its descriptor goes with, counted as `taken` is
     struct unread *unread; // owned by the keeper; grants in `out` of leases that outlive it
     pid_t pid;             // by SO_PEERCRED
     uid_t uid;

@@ -15,13 +15,6 @@ enum {
 
 // ---- The table of calls ----
 
-static void place_timeout(void *context, uint32_t item, uint32_t place)
-{
-    struct store_redis *store = context;
-
-    store->table.calls[item]->place = place;
-}
-
 static void grow_table(struct call_table *table)
 {
     uint32_t capacity = table->capacity ? table->capacity * 2 : TABLE_MIN;
@@ -49,7 +42,6 @@ struct redis_call *store_redis_new_call(struct store_redis *store, enum redis_ca
     if (store->table.free_count == 0)
         grow_table(&store->table);
     call->slot = store->table.free_slots[--store->table.free_count];
-    call->place = HEAP_NONE;
     store->table.calls[call->slot] = call;
     return call;
 }
@@ -58,13 +50,12 @@ void store_redis_start_timeout(struct store_redis *store, struct redis_call *cal
                                int64_t timeout_at_ms)
 {
     call->timeout_at_ms = timeout_at_ms;
-    heap_set(&store->table.timeouts, call->slot, call->place, timeout_at_ms);
+    heap_set(&store->table.timeouts, call->slot, timeout_at_ms);
 }
 
 void store_redis_stop_timeout(struct store_redis *store, struct redis_call *call)
 {
-    if (call->place != HEAP_NONE)
-        heap_set(&store->table.timeouts, call->slot, call->place, INT64_MAX);
+    heap_set(&store->table.timeouts, call->slot, INT64_MAX);
 }
 
 void store_redis_drop_call(struct store_redis *store, struct redis_call *call)
@@ -130,7 +121,7 @@ void store_redis_sort_queue(struct store_redis *store)
 
 void store_redis_init_calls(struct store_redis *store)
 {
-    heap_init(&store->table.timeouts, place_timeout, store);
+    heap_init(&store->table.timeouts);
 }
 
 void store_redis_deinit_calls(struct store_redis *store)

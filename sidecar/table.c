@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "sidecar/heap.h"
 #include "sidecar/siphash.h"
 #include "sidecar/table.h"
 
@@ -163,7 +162,7 @@ uint32_t table_open(struct table *table, const struct message_token *token, cons
         return SLOT_NONE;
     slot = table_slot(table, number);
     generation = slot->generation;
-    *slot = (struct slot){.generation = generation, .token = *token, .heap_place = HEAP_NONE};
+    *slot = (struct slot){.generation = generation, .token = *token};
     if (set_text(slot, key, key_length, label, label_length) < 0) {
         give_free(table, number);
         return SLOT_NONE;
@@ -179,7 +178,7 @@ void table_close(struct table *table, uint32_t number)
     struct slot *slot = table_slot(table, number);
 
     assert(table_in_use(slot) && !slot->has_key && slot->session == 0);
-    assert(slot->heap_place == HEAP_NONE && slot->queue == SLOT_NONE);
+    assert(slot->queue == SLOT_NONE);
     index_remove(&table->by_token, number);
     if (slot->is_outside)
         free(slot->text.outside);

@@ -54,7 +54,6 @@ struct slot {
     uint32_t token_next;
     uint32_t key_next;     // in the key index; of a queued slot: the one before it
     uint32_t queue;        // of a key's lease: the last one queued; of a queued slot: the next
-    uint32_t heap_place;   // in the deadline heap
     uint32_t pid;          // the holder's, as seen by the sidecar
     uint16_t account : 12; // whose caps it counts against
     uint16_t hops : 4;     // hand-overs inside this sidecar since others could have had the key

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "protocol/writer.h"
+#include "sidecar/page.h"
 #include "sidecar/tell.h"
 #include "sidecar/value.h"
 
@@ -104,7 +105,7 @@ static void write_stored_holder(struct buf *out, const struct store_completion *
 // ---- Acquire ----
 
 void tell_granted(struct session *session, const struct slot *slot, enum wire_op op,
-                  const struct message_id *id, int64_t waited_ms)
+                  const struct message_id *id, int64_t waited_ms, int page_slot)
 {
     struct buf *out = &session->out;
 
@@ -116,6 +117,8 @@ void tell_granted(struct session *session, const struct slot *slot, enum wire_op
     writer_int(out, WIRE_MEMBER_DEADLINE_MS, slot->lease.deadline_ms);
     writer_int(out, WIRE_MEMBER_VALID_UNTIL_MS, slot->lease.until_ms);
     writer_int(out, WIRE_MEMBER_WAITED_MS, waited_ms);
+    if (page_slot != PAGE_NONE)
+        writer_int(out, WIRE_MEMBER_SLOT, page_slot);
     finish(session);
 }
 

@@ -9,9 +9,9 @@
 #include "protocol/message.h"
 #include "sidecar/keeper.h"
 
-// op: acquire or adopt.
+// op: acquire or adopt. page_slot: PAGE_NONE, or where the lease is in the session's page.
 void tell_granted(struct session *session, const struct slot *slot, enum wire_op op,
-                  const struct message_id *id, int64_t waited_ms);
+                  const struct message_id *id, int64_t waited_ms, int page_slot);
 
 // The refusal of an acquire, by what the store said.
 void tell_denied(struct session *session, const struct slot *slot, const struct pending *pending,

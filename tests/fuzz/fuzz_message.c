@@ -171,6 +171,19 @@ static void check_again(const struct message_request *request)
     json_decref(root);
 }
 
+// The same by a client's writer.
+static void check_written(const struct message_request *request)
+{
+    struct buf out = BUF_INIT;
+    struct message_request again;
+    struct message_error error;
+
+    writer_request(&out, request);
+    FUZZ_CHECK(message_parse(buf_bytes(&out), buf_length(&out) - 1, &again, &error) == 0);
+    check_same(request, &again);
+    buf_deinit(&out);
+}
+
 // ---- Refused ----
 
 static void check_error(const struct message_error *error)
@@ -225,6 +238,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         check_request(&request);
         check_same(&request, &twice);
         check_again(&request);
+        check_written(&request);
     } else {
         FUZZ_CHECK(r == 1);
         check_error(&error);

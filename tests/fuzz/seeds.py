@@ -205,6 +205,26 @@ STORE_STEPS = [
     ["m", ".3", "-NOAUTH no", ".2", "t50", ".3", "p20", ".3"], ["ak", "t300", ".9"],
 ]
 
+# fuzz_client's: hello is asked first (lk:1), then what the program starts.
+CLIENT_STEPS = [
+    ["h1", "a2", "g2", "n", "n", "r0", '<{"ok":true,"id":$3,"op":"release","lease":@0,"key":"k2","held_ms":5}', "n"],
+    ["m", "h1", "a2", "g2", '<{"event":"renewed","lease":@0,"key":"k2","valid_until_ms":~}',
+     '<{"event":"at_risk","lease":@0,"key":"k2","safe_ms":50,"valid_until_ms":~,"message":"m"}',
+     '<{"event":"revoked","error":"errLostActorLock","reason":"lost","lease":@0,"safe_ms":0,"valid_until_ms":~}', "r0"],
+    ["m", "h1", "w2", "c2", '<{"ok":false,"id":$2,"op":"acquire","error":"errCancelled","message":"m"}',
+     '<{"ok":true,"id":$3,"op":"cancel","cancelled":true}', "x"],
+    ["m", "h1", "a2", "g2", "a3", "g3", "f0", "e1", '<{"ok":true,"id":$5,"deadline_ms":9,"deadline_in_ms":5}', "x"],
+    ["m", "a1", "x", "h2", "g1", "x"], ["h1", "a2", "x", "n", "n", "g2", "m"],
+    ["h1", "l0", '<{"ok":true,"id":$2,"leases":[{"state":"held","key":"k","holder":{"host":"h","pid":1,"uid":0,"label":"l","fence":7},"held_ms":1,"valid_ms":2,"fence":7}],"next":"a"}', "n", "n"],
+    ["h1", "l1", '<{"ok":true,"id":$2,"op":"ping","redis":"down","redis_error":"e"}', "n", "n"],
+    ["h1", "l2", '<{"ok":true,"id":$2,"held":true,"here":false,"holder":{"foreign":true,"type":"hash"},"ttl_left_ms":null}', "n", "n"],
+    ["h1", "l3", '<{"ok":false,"id":$2,"error":"errNotPermitted","message":"m"}', "n", "n"],
+    ["h1", "a2", '<{"ok":false,"id":$2,"error":"errLockHeld","holder":{"foreign":true,"bytes":3},"retry_after_ms":null,"waited_ms":1}', "n", "n"],
+    ['<{"ok":false,"error":"errLimitExceeded","message":"full"}', "x", "n"],
+    ['-{"ok":true,"id":', '-$1,"protocol":1,"now_ms":5,"caps":["wait"],"instance":"i","server":"s"}', "<", "a2", "n"],
+    ["h1", "a2", "g2", "g2", "n", "n"], ["h1", "<[]", "n"], ["h1", "<{}", "n"], ["<" + "[" * 300], ["h1", "-" + "x" * 3000],
+]
+
 
 def transcripts(text):
     """The transcripts' requests, each a list of (client, line)."""
@@ -252,6 +272,8 @@ def seeds(text):
         yield "frame", b"\x0f" + b"".join(b"\x21" + bytes([c]) for c in stream) + b"\x00\x00\x20"
     for steps in STEPS:
         yield "core", "\n".join(steps).encode()
+    for steps in CLIENT_STEPS:
+        yield "client", "\n".join(steps).encode()
     for steps in STORE_STEPS:
         yield "store", "\n".join(steps).encode()
     for reply in REPLIES:

@@ -15,8 +15,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tests/tool/line_client.h"
@@ -27,7 +29,7 @@ int line_client_try_connect(struct line_client *client, const char *socket_path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
 
-    *client = (struct line_client){.fd = -1, .timeout_ms = LINE_CLIENT_TIMEOUT_MS};
+    *client = (struct line_client){.fd = -1, .timeout_ms = LINE_CLIENT_TIMEOUT_MS, .passed_fd = -1};
     ck_assert_uint_lt(strlen(socket_path), sizeof address.sun_path);
     strcpy(address.sun_path, socket_path);
     client->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -62,6 +64,12 @@ void line_client_close(struct line_client *client)
     if (client->fd >= 0)
         close(client->fd);
     client->fd = -1;
+    if (client->passed_fd > 0)
+        close(client->passed_fd);
+    client->passed_fd = -1;
+    if (client->page)
+        munmap((void *)(uintptr_t)client->page, LINE_CLIENT_PAGE);
+    client->page = NULL;
     forget_line(client);
     buf_deinit(&client->input);
     client->input = BUF_INIT;
@@ -72,6 +80,31 @@ void line_client_half_close(struct line_client *client)
     ck_assert_int_eq(shutdown(client->fd, SHUT_WR), 0);
 }
 
+// As read; what descriptor comes with it is kept.
+static ssize_t read_with(struct line_client *client, char *to, size_t size)
+{
+    union {
+        char bytes[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control;
+    struct iovec data = {.iov_base = to, .iov_len = size};
+    struct msghdr message = {
+        .msg_iov = &data,
+        .msg_iovlen = 1,
+        .msg_control = control.bytes,
+        .msg_controllen = sizeof control.bytes,
+    };
+    ssize_t n = recvmsg(client->fd, &message, MSG_CMSG_CLOEXEC);
+    const struct cmsghdr *header = n > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+
+    if (header && header->cmsg_type == SCM_RIGHTS) {
+        ck_assert_int_eq(client->passed_fd, -1);
+        ck_assert_uint_eq(header->cmsg_len, CMSG_LEN(sizeof(int)));
+        memcpy(&client->passed_fd, CMSG_DATA(header), sizeof(int));
+    }
+    return n;
+}
+
 static void fill(struct line_client *client)
 {
     for (;;) {
@@ -79,7 +112,7 @@ static void fill(struct line_client *client)
         ssize_t n;
 
         ck_assert_ptr_nonnull(to);
-        n = read(client->fd, to, 65536);
+        n = read_with(client, to, 65536);
         if (n > 0) {
             buf_commit(&client->input, (size_t)n);
             continue;
@@ -324,6 +357,43 @@ const char *line_client_string(const struct line_client *client, const char *pat
     ck_assert_msg(json_is_string(value), "no string %s in %s", path, client->line);
     return json_string_value(value);
 }
+
+// ---- The page ----
+
+void line_client_map_page(struct line_client *client)
+{
+    void *page;
+
+    ck_assert_msg(client->passed_fd >= 0, "no descriptor came");
+    ck_assert_ptr_null(client->page);
+    page = mmap(NULL, LINE_CLIENT_PAGE, PROT_READ, MAP_SHARED, client->passed_fd, 0);
+    ck_assert_msg(page != MAP_FAILED, "mmap: %s", strerror(errno));
+    client->page = page;
+}
+
+void line_client_open_page(struct line_client *client)
+{
+    line_client_send(client, "{'op':'hello','page':true}");
+    line_client_expect(client, "{'ok':true,'op':'hello'}");
+    line_client_map_page(client);
+}
+
+int64_t line_client_slot(const struct line_client *client, int64_t slot)
+{
+    ck_assert(client->page && slot >= 0 && slot < WIRE_PAGE_SLOTS);
+    return __atomic_load_n(&client->page[slot], __ATOMIC_ACQUIRE);
+}
+
+bool line_client_valid(const struct line_client *client, int64_t slot)
+{
+    int64_t until_ns = __atomic_load_n(&client->page[slot], __ATOMIC_ACQUIRE);
+    struct timespec now;
+
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec < until_ns;
+}
+
+// ---- Whole exchanges ----
 
 void line_client_acquire(struct line_client *client, struct line_lease *lease, const char *key,
                          const char *more)

@@ -28,6 +28,7 @@
 
 enum {
     LINE_CLIENT_TIMEOUT_MS = 5000,
+    LINE_CLIENT_PAGE = 8 * WIRE_PAGE_SLOTS, // bytes
 };
 
 struct line_client {
@@ -39,6 +40,8 @@ struct line_client {
     json_t *json;        // the same, parsed
     int64_t received_ms; // CLOCK_BOOTTIME when it was taken from the socket
     bool ended;          // EOF was read
+    int passed_fd;       // a descriptor that came with what was read; -1: none
+    const int64_t *page; // the validity page, once mapped
 };
 
 // A grant as it was received.
@@ -83,6 +86,14 @@ size_t line_client_drain(struct line_client *client);
 json_t *line_client_member(const struct line_client *client, const char *path);
 int64_t line_client_int(const struct line_client *client, const char *path);
 const char *line_client_string(const struct line_client *client, const char *path);
+
+// hello with a page, which is mapped then. / What one of its slots says.
+void line_client_open_page(struct line_client *client);
+int64_t line_client_slot(const struct line_client *client, int64_t slot);
+// A client's check: the slot first, then the clock.
+bool line_client_valid(const struct line_client *client, int64_t slot);
+// The descriptor that came last is a page: mapped. The test fails where none came.
+void line_client_map_page(struct line_client *client);
 
 // Whole exchanges, each of which expects success and no event in between. more: further members of
 // the acquire with a comma before them, ",'ttl_ms':1000", or "".

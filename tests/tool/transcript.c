@@ -324,6 +324,23 @@ static void signal_sidecar(struct replay *replay, const char *name)
         stop_at(replay, "an unknown signal: %s", name);
 }
 
+// "<slot> is valid", or "<slot> is 0".
+static void check_slot(struct replay *replay, const char *condition)
+{
+    char *text = fill_in(replay, condition), *end;
+    long long slot = strtoll(text, &end, 10);
+    const struct line_client *client = client_of(replay);
+
+    if (!client->page || slot < 0 || slot >= WIRE_PAGE_SLOTS)
+        stop_at(replay, "no page, or slot %lld is not in it", slot);
+    if (strcmp(end, " is valid") == 0 ? !line_client_valid(client, slot)
+                                      : line_client_slot(client, slot) != 0)
+        stop_at(replay, "slot %lld says %lld", slot, (long long)line_client_slot(client, slot));
+    if (strcmp(end, " is valid") != 0 && strcmp(end, " is 0") != 0)
+        stop_at(replay, "# slot: N is valid, or is 0");
+    free(text);
+}
+
 static void close_connection(struct replay *replay)
 {
     line_client_close(client_of(replay));
@@ -348,6 +365,10 @@ static void directive(struct replay *replay, char *line)
         private_redis_kill(&redis);
     } else if ((rest = after(line, "connection ")) && *rest >= 'A' && *rest <= 'Z' && !rest[1]) {
         go_to(replay, *rest - 'A');
+    } else if (strcmp(line, "page") == 0) {
+        line_client_map_page(client_of(replay));
+    } else if ((rest = after(line, "slot: "))) {
+        check_slot(replay, rest);
     } else if ((rest = after(line, "redis: "))) {
         run_redis(replay, rest);
     } else if ((rest = after(line, "until: -> "))) {

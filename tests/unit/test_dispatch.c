@@ -35,7 +35,7 @@ START_TEST(hello)
     rig_expect_exact(&a,
                      "{'ok':true,'id':1,'op':'hello','protocol':1,'server':'lock-keeper/%s',"
                      "'instance':'<hex:16>','caps':['wait','adopt','bind','extend',"
-                     "'inspect','break','notify','list'],'lock_ttl_ms':30000,"
+                     "'inspect','break','notify','list','page'],'lock_ttl_ms':30000,"
                      "'heartbeat_ms':10000,'revoke_margin_ms':6000,'deadline_ms':300000,"
                      "'max_deadline_ms':3600000,'max_line':4096,'max_reply':65536,'now_ms':%d,"
                      "'redis':'up'}",
@@ -72,7 +72,7 @@ static const struct refused_case {
     {"'op':'acquire','key':'k','wait_ms':-2", "errBadRequest", "wait_ms"},
     {"'op':'acquire','key':'k','bind':'pid'", "errBadRequest", "bind"}, // the rig watches none
     {"'op':'acquire','key':'k','bind':'process'", "errBadRequest", "bind"},
-    {"'op':'hello','page':true", "errBadRequest", "page"},
+    {"'op':'hello','page':1", "errBadRequest", "page"},
     {"'op':'cancel'", "errBadRequest", "target"},
     {"'op':'extend','lease':'00112233445566778899aabbccddeeff','deadline_ms':1", "errUnknownLease",
      "lease"},

@@ -8,6 +8,8 @@
 //   is gone; nor is Redis asked for such a key;
 // - after a terminal message nothing more is said of a lease, and no renewal of it is written;
 // - `revoked` repeats the newest valid_until that was told, and comes for its reason;
+// - a slot of a page says the newest valid_until that was told, and 0 once the lease is over, until its
+//   own client has released it;
 // - a granted key is deleted only after its release, the end of its binding, or valid_until;
 // - in the end nothing is left.
 
@@ -15,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sidecar/page.h"
 #include "tests/tool/keeper_rig.h"
 #include "tests/tool/scratch.h"
 
@@ -29,6 +32,8 @@ struct model_lease {
     int64_t ttl_ms;
     int64_t deadline_ms;
     bool expires;
+    int64_t slot;    // in its client's page; -1: it has none
+    bool slot_given; // its client has released it: another lease may have the slot
     bool over;       // its client was told, released it, or is gone
     bool released;   // a release was sent
     bool may_delete; // before valid_until, by the client's own doing
@@ -67,6 +72,7 @@ static void see_grant(int number, struct rig_client *client)
 {
     struct model_lease *lease = &leases[lease_count];
     const char *key = rig_string(client, "key");
+    const json_t *slot = json_object_get(client->line, "slot");
 
     HOLDS(!find(rig_string(client, "lease")));
     HOLDS(++lease_count < LEASES);
@@ -79,8 +85,10 @@ static void see_grant(int number, struct rig_client *client)
         .deadline_ms = rig_int(client, "deadline_ms"),
         // The odd deadlines are those of on_disconnect "expire".
         .expires = rig_int(client, "deadline_ms") & 1,
+        .slot = slot ? json_integer_value(slot) : -1,
     };
     memcpy(lease->lease, rig_string(client, "lease"), sizeof lease->lease);
+    HOLDS((lease->slot >= 0) == (client->session.page != NULL));
     HOLDS(rig.now_ms < lease->valid_until_ms - lease->ttl_ms / 5);
     for (size_t i = 0; i + 1 < lease_count; i++)
         HOLDS(leases[i].over || leases[i].key != lease->key);
@@ -166,6 +174,15 @@ static void see_call(const struct fake_call *call)
         HOLDS(leases[i].over || leases[i].key != call->key[1] - '0');
 }
 
+static void see_slot(const struct model_lease *lease)
+{
+    const struct page *page = lease->client < 0 ? NULL : clients[lease->client].session.page;
+
+    if (lease->slot < 0 || lease->slot_given || !page)
+        return;
+    HOLDS(page->slots[lease->slot] == (lease->over ? 0 : lease->valid_until_ms * 1000000));
+}
+
 // After every step: first what was said, then what was asked for, since that is the order.
 static void look(void)
 {
@@ -173,6 +190,8 @@ static void look(void)
         listen_to(i);
     for (; calls_looked_at < rig.fake.count; calls_looked_at++)
         see_call(&rig.fake.calls[calls_looked_at]);
+    for (size_t i = 0; i < lease_count; i++)
+        see_slot(&leases[i]);
     HOLDS(rig.keeper.owed <= rig.keeper.pending);
     HOLDS(rig.keeper.pending <= rig.keeper.table.live);
     HOLDS(rig.keeper.heap.count <= rig.keeper.table.live);
@@ -200,6 +219,7 @@ static void release(int number)
         return;
     lease = &leases[lease_count - 1 - draw(lease_count < 8 ? (unsigned)lease_count : 8)];
     lease->released = true;
+    lease->slot_given = lease->slot_given || lease->client == number;
     rig_send(&clients[number], "{'op':'release','lease':'%s'}", lease->lease);
     listen_to(lease->client < 0 ? number : lease->client); // "revoked", when it was another's
     lease->over = true;
@@ -243,6 +263,8 @@ static void act(int number)
 
     if (!client->rig) {
         rig_connect(&rig, client, 1000 + (uid_t)draw(3));
+        if (draw(2))
+            rig_send(client, "{'op':'hello','page':true}");
     } else if (client->session.input_ended) {
         if (client->session.unanswered == 0) {
             rig_finish(client);

@@ -8,8 +8,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
+#include "sidecar/page.h"
 #include "sidecar/peer.h"
 #include "tests/tool/fake_store.h"
 #include "tests/tool/scratch.h"
@@ -556,6 +558,212 @@ START_TEST(the_sidecar_leaves)
 }
 END_TEST
 
+// ---- Pages ----
+
+// One read as a client that wants a page makes it: what came is added to `text`, a descriptor to
+// *passed, which must be -1 then. False: there is nothing.
+static bool get_with(int fd, size_t most, int *passed)
+{
+    union {
+        char bytes[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control;
+    size_t length = strlen(text);
+    struct iovec data = {.iov_base = text + length, .iov_len = most};
+    struct msghdr message = {.msg_iov = &data,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof control.bytes};
+    ssize_t n = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+
+    if (n <= 0)
+        return false;
+    text[length + (size_t)n] = '\0';
+    if (CMSG_FIRSTHDR(&message)) {
+        ck_assert_int_eq(*passed, -1);
+        memcpy(passed, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
+    }
+    return true;
+}
+
+static const int64_t *map_page(int passed)
+{
+    const void *page;
+
+    ck_assert_int_ge(passed, 0);
+    page = mmap(NULL, PAGE_BYTES, PROT_READ, MAP_SHARED, passed, 0);
+    ck_assert(page != MAP_FAILED);
+    close(passed);
+    return page;
+}
+
+#define HELLO "{\"id\":\"h\",\"op\":\"hello\",\"page\":true}\n"
+#define HELLO_REPLY "{\"ok\":true,\"id\":\"h\",\"op\":\"hello\""
+
+// With the first byte of its reply and no other, wherever that stands in what is written: with
+// output before and after it, and read a byte at a time.
+START_TEST(a_page_goes_with_its_reply)
+{
+    static const char *const before[] = {"", "{\"op\":\"ping\"}\n", "7\n\n{}\n"};
+    int fd = attach(), passed = -1, own = scratch_descriptors(0);
+
+    sprintf(text, "%s" HELLO "{\"op\":\"ping\"}\n", before[_i]);
+    put(fd, text);
+    turns();
+    ck_assert_int_eq(scratch_descriptors(0), own); // on its way, and nowhere else
+    text[0] = '\0';
+    while (passed < 0)
+        ck_assert(get_with(fd, 1, &passed));
+    ck_assert_int_eq(text[strlen(text) - 1], '{');
+    ck_assert_uint_eq(lines(), (size_t)_i);
+    while (get_with(fd, 1, &passed))
+        ;
+    ck_assert_uint_eq(lines(), (size_t)_i + 2);
+    ck_assert_ptr_nonnull(strstr(text, HELLO_REPLY));
+    munmap((void *)(uintptr_t)map_page(passed), PAGE_BYTES);
+    close(fd);
+    turns();
+    ck_assert_int_eq(scratch_descriptors(0), own - 2);
+}
+END_TEST
+
+// The socket is full when the reply's turn comes, and takes it in pieces: earlier output first.
+START_TEST(a_page_waits_for_room)
+{
+    int fd = attach(), passed = -1, own = scratch_descriptors(0);
+    size_t pings = 0, size = 0;
+    char *reply;
+
+    while (size <= 65536) { // until it cannot be written
+        for (int i = 0; i < 64; i++, pings++)
+            put(fd, "{\"op\":\"ping\"}\n");
+        turns();
+        size = buf_length(&keeper.sessions[1]->out);
+    }
+    put(fd, HELLO);
+    turns();
+    ck_assert_int_eq(scratch_descriptors(0), own + 1); // kept for it
+    text[0] = '\0';
+    for (size_t read = 0; passed < 0; read++) {
+        if (!get_with(fd, 1000, &passed))
+            turns();
+        ck_assert_uint_lt(read, 1 << 20);
+    }
+    ck_assert_int_eq(scratch_descriptors(0), own + 1); // ours now
+    reply = strstr(text, HELLO_REPLY);
+    ck_assert_msg(reply || text[strlen(text) - 1] == '{', "the descriptor came early");
+    ck_assert_uint_eq(lines(), pings + (reply && strchr(reply, '\n') ? 1 : 0));
+    while (get_with(fd, 65536, &passed))
+        turns();
+    ck_assert_ptr_nonnull(strstr(text, HELLO_REPLY));
+    ck_assert_uint_eq(lines(), pings + 1);
+    close(passed);
+    close(fd);
+    turns();
+}
+END_TEST
+
+// It goes, or is given up, before the page's descriptor could be written.
+START_TEST(a_client_that_never_takes_its_page)
+{
+    int fd = attach(), own = scratch_descriptors(0);
+    size_t size = 0;
+
+    while (size <= 65536) {
+        for (int i = 0; i < 64; i++)
+            put(fd, "{\"op\":\"ping\"}\n");
+        turns();
+        size = buf_length(&keeper.sessions[1]->out);
+    }
+    put(fd, HELLO);
+    turns();
+    ck_assert_int_eq(scratch_descriptors(0), own + 1);
+    if (_i == 0) {
+        close(fd);
+        turns();
+    } else {
+        shutdown(fd, SHUT_WR);
+        turns();
+        peers_sweep(&peers, now() + PEER_LINGER_MS);
+        close(fd);
+    }
+    ck_assert_uint_eq(peers.count, 0);
+    ck_assert_int_eq(scratch_descriptors(0), own - 2);
+}
+END_TEST
+
+START_TEST(a_client_without_recvmsg)
+{
+    int fd = attach(), own = scratch_descriptors(0);
+
+    put(fd, HELLO);
+    turns();
+    EXPECT(fd, HELLO_REPLY);
+    ck_assert_int_eq(scratch_descriptors(0), own);
+    put(fd, "{\"op\":\"acquire\",\"key\":\"k\"}\n");
+    turns();
+    complete(STORE_ACQUIRE, STORE_OK);
+    turns();
+    EXPECT(fd, "\"slot\":0}");
+    close(fd);
+    turns();
+    complete(STORE_RELEASE, STORE_OK);
+}
+END_TEST
+
+// A client gets its page, and a lease in slot 0.
+static const int64_t *hold_with_page(int fd)
+{
+    const int64_t *page;
+    int passed = -1;
+
+    put(fd, HELLO);
+    turns();
+    text[0] = '\0';
+    ck_assert(get_with(fd, 65536, &passed));
+    page = map_page(passed);
+    acquire(fd);
+    ck_assert_int_gt(page[0], now() * 1000000);
+    return page;
+}
+
+// The sidecar leaves without a word: who will adopt goes on by its page.
+START_TEST(a_page_stays_when_the_sidecar_leaves)
+{
+    int fd = attach();
+    const int64_t *page = hold_with_page(fd);
+    int64_t until_ns = page[0];
+
+    peers_deinit(&peers, now());
+    ck_assert(get(fd));
+    ck_assert_int_eq(page[0], until_ns);
+    expect_key_stays();
+    ck_assert_int_eq(page[0], until_ns);
+    munmap((void *)(uintptr_t)page, PAGE_BYTES);
+    close(fd);
+}
+END_TEST
+
+// Who does not read is cut off, and its page says so.
+START_TEST(a_page_ends_with_the_cut)
+{
+    int fd = attach();
+    const int64_t *page = hold_with_page(fd);
+
+    while (peers.count == 1) {
+        ck_assert_int_gt(page[0], 0);
+        for (int i = 0; i < 64; i++)
+            put(fd, "{\"op\":\"hello\"}\n");
+        turns();
+    }
+    ck_assert_uint_eq(peers.count, 0);
+    ck_assert_int_eq(page[0], 0);
+    expect_key_stays();
+    munmap((void *)(uintptr_t)page, PAGE_BYTES);
+    close(fd);
+}
+END_TEST
+
 // Clients come, ask, and go at random, several in one turn: the lists of peers hold.
 START_TEST(random_coming_and_going)
 {
@@ -614,6 +822,12 @@ static Suite *suite(void)
     tcase_add_loop_test(tcase, a_client_that_reads_no_more, 0, 2);
     tcase_add_test(tcase, out_of_memory);
     tcase_add_test(tcase, the_sidecar_leaves);
+    tcase_add_loop_test(tcase, a_page_goes_with_its_reply, 0, 3);
+    tcase_add_test(tcase, a_page_waits_for_room);
+    tcase_add_loop_test(tcase, a_client_that_never_takes_its_page, 0, 2);
+    tcase_add_test(tcase, a_client_without_recvmsg);
+    tcase_add_test(tcase, a_page_stays_when_the_sidecar_leaves);
+    tcase_add_test(tcase, a_page_ends_with_the_cut);
     tcase_add_test(tcase, random_coming_and_going);
     suite_add_tcase(suite, tcase);
     return suite;

@@ -113,7 +113,6 @@ START_TEST(a_slot_is_opened_clean)
     ck_assert_uint_eq(slot->pid, 0);
     ck_assert_uint_eq(slot->session, 0);
     ck_assert_uint_eq(slot->queue, SLOT_NONE);
-    ck_assert_uint_eq(slot->heap_place, HEAP_NONE);
     ck_assert_int_eq(slot->lease.state, LEASE_NEW);
 }
 END_TEST

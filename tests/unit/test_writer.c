@@ -134,6 +134,38 @@ START_TEST(brackets_in_strings_are_only_text)
 }
 END_TEST
 
+// What is written is what message_parse reads, member by member.
+static const char *const requests[] = {
+    "{\"op\":\"hello\",\"page\":true}\n",
+    "{\"op\":\"acquire\",\"id\":\"lk:1\",\"key\":\"k\"}\n",
+    ("{\"op\":\"acquire\",\"id\":-7,\"key\":\"caf\\u00e9 \\\"\\\\\",\"ttl_ms\":500,"
+     "\"deadline_ms\":1,\"wait_ms\":-1,\"label\":\"\",\"bind\":\"pid\",\"pid\":7,"
+     "\"on_disconnect\":\"expire\",\"notify\":[\"renewed\",\"at_risk\"]}\n"),
+    "{\"op\":\"release\",\"lease\":\"00112233445566778899aabbccddeeff\"}\n",
+    "{\"op\":\"cancel\",\"target\":\"x\"}\n",
+    "{\"op\":\"cancel\",\"target\":5}\n",
+    "{\"op\":\"extend\",\"lease\":\"00112233445566778899aabbccddeeff\",\"deadline_ms\":9}\n",
+    ("{\"op\":\"adopt\",\"key\":\"k\",\"lease\":\"00112233445566778899aabbccddeeff\","
+     "\"bind\":\"none\",\"notify\":[]}\n"),
+    "{\"op\":\"inspect\",\"key\":\"k\"}\n",
+    "{\"op\":\"list\",\"limit\":500,\"after\":\"\"}\n",
+    "{\"op\":\"ping\"}\n",
+    "{\"op\":\"break\",\"key\":\"k\",\"grace_ms\":0}\n",
+};
+
+START_TEST(a_request_is_written_as_it_was_read)
+{
+    struct message_request request;
+    struct message_error error;
+    const char *line = requests[_i];
+
+    ck_assert_msg(message_parse(line, strlen(line) - 1, &request, &error) == 0, "%s",
+                  error.message);
+    writer_request(&out, &request);
+    assert_wrote(line);
+}
+END_TEST
+
 static const struct {
     const char *utf8;
     const char *json;
@@ -287,6 +319,8 @@ int main(void)
     tcase_add_test(tcase, an_event);
     tcase_add_test(tcase, arrays_and_objects_nest);
     tcase_add_test(tcase, brackets_in_strings_are_only_text);
+    tcase_add_loop_test(tcase, a_request_is_written_as_it_was_read, 0,
+                        (int)(sizeof requests / sizeof requests[0]));
     tcase_add_loop_test(tcase, strings_become_ascii, 0, (int)(sizeof strings / sizeof strings[0]));
     tcase_add_test(tcase, a_nul_is_escaped_and_the_length_counts);
     tcase_add_test(tcase, every_code_point_comes_back);
