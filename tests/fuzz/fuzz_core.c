@@ -155,17 +155,23 @@ static void answer_all(void)
 }
 
 // Who waits for a key, or for the end of one that is broken, may do so for as long as it likes.
+static size_t count_waiting(const struct core_client *client)
+{
+    size_t count = 0;
+    uint32_t number = client->session.waiters;
+
+    for (; number != SLOT_NONE; number = table_slot(&core.keeper.table, number)->session_next)
+        count++;
+    for (size_t i = 0; i < client->request_count; i++)
+        count += client->requests[i].op == WIRE_OP_BREAK;
+    return count;
+}
+
 static bool all_answered(void)
 {
-    for (int i = 0; i < CORE_CLIENTS; i++) {
-        const struct core_client *client = &core.clients[i];
-        size_t waiting = client->open ? client->session.waiting : 0;
-
-        for (size_t j = 0; client->open && j < client->request_count; j++)
-            waiting += client->requests[j].op == WIRE_OP_BREAK;
-        if (client->open && client->request_count > waiting)
+    for (int i = 0; i < CORE_CLIENTS; i++)
+        if (core.clients[i].open && core.clients[i].request_count > count_waiting(&core.clients[i]))
             return false;
-    }
     return true;
 }
 
