@@ -87,7 +87,8 @@ static void acquire_answered(struct core_key *key, enum store_outcome outcome, b
 // Redis has, or had, nothing of the token any more; what was sent before may come yet.
 static void key_gone(struct core_key *key, bool certain)
 {
-    key->exists &= key->uncertain && !certain;
+    key->uncertain &= !certain;
+    key->exists &= key->uncertain;
 }
 
 static void key_answered(struct core *core, const struct core_call *call,
@@ -358,6 +359,15 @@ static enum store_outcome allowed(const struct core_call *call, enum store_outco
     return outcome == STORE_HELD ? STORE_NOT_OWNER : outcome;
 }
 
+// A token is used for one key; what is known to have gone from there is not adopted.
+static bool may_be_adopted(struct core *core, const struct core_call *call)
+{
+    const struct core_grant *grant = core_find_grant(core, &call->token);
+    const struct core_key *key = find_key(core, &call->token);
+
+    return (!grant || strcmp(grant->key, call->key) == 0) && (!key || key->exists);
+}
+
 static void put_text(struct store_completion *completion, const struct core_answer *answer)
 {
     bool any = answer->text_length > 0;
@@ -520,6 +530,8 @@ void core_complete(struct core *core, size_t index, const struct core_answer *an
     char text[VALUE_SIZE];
     struct core_call call;
 
+    if (outcome == STORE_OK && entry->op == STORE_ADOPT && !may_be_adopted(core, entry))
+        outcome = STORE_NOT_OWNER;
     if (outcome != STORE_UNSENT && !write_call(core, entry))
         outcome = STORE_UNSENT;
     call = *entry;
