@@ -331,7 +331,7 @@ int lockctl_run(const struct lockctl_arguments *arguments)
     if (!keeper)
         return LOCKCTL_FAILED;
     code = acquire(&run);
-    if (code != LOCKCTL_DONE) {
+    if (!run.lease) { // whatever the code: -E may make it 0
         keeper = lock_keeper_free(keeper);
         return code;
     }

@@ -34,7 +34,7 @@ struct peer {
     struct peer *next_ready;   // in peers->ready while is_ready
     int64_t close_by_ms;       // INT64_MAX: not closing
     int64_t line_by_ms;        // an unfinished line is given up then; INT64_MAX: there is none
-    uint16_t queued; // lines since the last write
+    uint16_t queued;           // lines since the last write
     uint8_t is_dirty : 1;
     uint8_t in_backlog : 1;
     uint8_t is_ready : 1;

@@ -39,7 +39,7 @@ struct redis_call_member {
 
 struct redis_call {
     enum redis_call_kind kind;
-    uint32_t slot;  // in the store's table
+    uint32_t slot; // in the store's table
     uint32_t lease;
     uint32_t generation;
     uint32_t replaces; // acquire: the lease that hands over, or 0
