@@ -4,12 +4,15 @@
 //
 //     fuzz_core.c      the input's steps
 //     core_clients.c   every line that a client is told is looked at the moment it is written
+//     core_grants.c    what clients may act on
 //     core_store.c     every call is looked at when it is made, and answered as the input says
 //
-// A grant is a lease as its client knows it: made by the acquire's reply, live until that client was
-// told otherwise, released it, or went. A key that may be in Redis is known by its token.
+// A grant is a lease as its client knows it: made by the reply to acquire or adopt, live until that
+// client was told otherwise, released it, or went (or, where it is bound to something else, until the
+// keeper holds it no more). A key that may be in Redis is known by its token.
 #pragma once
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -23,6 +26,9 @@ enum {
     CORE_CALLS = 1024,
     CORE_GRANTS = 512,
     CORE_REQUESTS = 512,
+    CORE_PROCESSES = 4, // pids from CORE_FIRST_PID on, which are the clients' and one more
+    CORE_FIRST_PID = 100,
+    CORE_OPERATOR = 1000, // the sidecar's uid, and that of the first two clients
 };
 
 struct core_call {
@@ -33,6 +39,11 @@ struct core_call {
     bool written;
     bool timed_out; // a renewal that may be answered yet
     int64_t sent_at_ms;
+    char key[WIRE_MAX_KEY + 1];
+    int64_t deadline_ms; // extend
+    uint32_t replaces;   // acquire: the lease that hands over
+    uint32_t replaces_generation;
+    struct message_token replaces_token;
 };
 
 // What Redis may hold of one acquire.
@@ -47,12 +58,20 @@ struct core_key {
 struct core_grant {
     struct message_token token;
     char key[WIRE_MAX_KEY + 1];
-    int client; // whom to tell
+    int client; // whom to tell; -1: nobody
     bool live;
     bool release_began; // a release of it was read
     bool release_done;  // and handled: nothing may be said about it but the reply
     bool unbound;       // its client ended it by going
     bool expires;       // on_disconnect
+    bool adopted;
+    bool unread;      // it was over before its client had read it
+    bool losing;      // the answer that is just being told may say that its key is another's
+    int64_t grace_ms; // broken: the end of the grace; INT64_MAX: it is not
+    enum wire_bind bind;
+    pid_t pid;       // bind "pid"
+    uint64_t offset; // of the end of its reply, as session.taken counts
+    int64_t fence;
     int64_t granted_ms;
     int64_t ttl_ms;
     int64_t deadline_ms;
@@ -68,8 +87,7 @@ struct core_request {
     struct message_id id;
     enum wire_op op;
     char about[WIRE_MAX_KEY + 1]; // the key, or the lease's digits: its reply names it
-    bool expires;
-    bool draining; // it came after the drain had begun
+    bool draining;                // it came after the drain had begun
 };
 
 struct core_client {
@@ -95,8 +113,19 @@ struct core {
     size_t grant_count;
     struct core_key keys[CORE_GRANTS];
     size_t key_count;
+    char watches[CORE_GRANTS][WIRE_MAX_KEY + 1]; // keys
+    size_t watch_count;
+    int processes[CORE_PROCESSES]; // watches of each
+    const struct value *adopted;   // the value in the answer that is being told
+    bool moves;                    // it is an adoption of a lease that is held here
+    int64_t adopted_at_us;         // Redis' clock in it
+    // Keys of the acquires that a drain refuses, in its order: its words do not name them.
+    char refused[CORE_REQUESTS][WIRE_MAX_KEY + 1];
+    size_t refused_count, refused_at;
     bool shut; // keeper_shutdown was called
 };
+
+struct value;
 
 // ---- core_clients.c ----
 
@@ -109,8 +138,26 @@ void core_close(struct core *core, int number, bool gone);
 // It takes what it was told; stalled: from now on not at once.
 void core_read(struct core *core, int number, bool stalled);
 
+void core_drain(struct core *core);
+// A process that leases may be bound to has ended.
+void core_end_process(struct core *core, int number);
+
+// ---- core_grants.c ----
+
 struct core_grant *core_find_grant(struct core *core, const struct message_token *token);
-// A grant of the key that its client may act on, or NULL.
+bool core_is_live(const struct core *core, const struct core_grant *grant);
+int64_t core_revoke_at(const struct core *core, const struct core_grant *grant);
+// The reply to an acquire or an adopt that was granted.
+void core_take_grant(struct core_client *client, const struct core_request *request,
+                     const json_t *line);
+void core_take_event(const struct core_client *client, const json_t *line);
+// The connection of a client is over, or its input: its grants are, that are bound to it.
+void core_unbind(struct core *core, int number);
+void core_leave(struct core *core, int number, bool gone);
+int64_t core_integer(const json_t *line, const char *name);
+const char *core_string(const json_t *line, const char *name);
+struct message_token core_token(const json_t *line);
+// A grant of the key that its client may act on, and that this sidecar acquired; or NULL.
 struct core_grant *core_find_live(struct core *core, const char *key);
 // What is true of grants after each step, and once all that is due was swept.
 void core_check_grants(struct core *core);
@@ -132,5 +179,10 @@ void core_check_keys(const struct core *core);
 // A renewal of the lease is with the store, and has not timed out.
 bool core_is_renewing(const struct core *core, const struct message_token *token);
 void core_write(struct core *core, size_t index);
+// A watched key was freed.
+void core_free_key(struct core *core, size_t index);
+// The lease is in Redis by an adoption.
+void core_key_adopted(struct core *core, const struct message_token *token, int64_t ttl_ms,
+                      int64_t sent_at_ms);
 // Completes the call, in the way next to this one that store.h allows.
 void core_complete(struct core *core, size_t index, const struct core_answer *answer);

@@ -4,188 +4,14 @@
 // that comes back is looked at inside session->output, so that the order of what different clients
 // are told is known.
 //
-// - Every reply answers one request that is still unanswered, and session->unanswered counts those.
-// - A grant is new, and its key's only live one; its valid_until is a promise that counts from here.
-// - revoked comes once for a live grant, to its client, with the promised safe_ms; nothing comes
-//   after it, or after a release was handled, but replies.
+// Every reply answers one request that is still unanswered, and session->unanswered counts those.
 
-#include <jansson.h>
 #include <string.h>
 
 #include "sidecar/dispatch.h"
 #include "tests/fuzz/core.h"
 
-// ---- Grants ----
-
-struct core_grant *core_find_grant(struct core *core, const struct message_token *token)
-{
-    for (size_t i = 0; i < core->grant_count; i++)
-        if (memcmp(&core->grants[i].token, token, sizeof *token) == 0)
-            return &core->grants[i];
-    return NULL;
-}
-
-struct core_grant *core_find_live(struct core *core, const char *key)
-{
-    for (size_t i = 0; i < core->grant_count; i++)
-        if (core->grants[i].live && strcmp(core->grants[i].key, key) == 0)
-            return &core->grants[i];
-    return NULL;
-}
-
-static int64_t revoke_at(const struct core *core, const struct core_grant *grant)
-{
-    return grant->promised_ms - lease_margin_ms(&core->keeper.options.rules, grant->ttl_ms);
-}
-
-void core_check_grants(struct core *core)
-{
-    bool shut = core->shut && core->keeper.walk == KEEPER_WALK_NONE;
-
-    for (size_t i = 0; i < core->grant_count; i++) {
-        const struct core_grant *grant = &core->grants[i];
-
-        if (!grant->live)
-            continue;
-        FUZZ_CHECK(!shut && core->clients[grant->client].open);
-        FUZZ_CHECK(!core->clients[grant->client].session.input_ended);
-        FUZZ_CHECK(table_find_token(&core->keeper.table, &grant->token) != SLOT_NONE);
-    }
-}
-
-void core_check_swept(struct core *core)
-{
-    for (size_t i = 0; i < core->grant_count; i++) {
-        const struct core_grant *grant = &core->grants[i];
-
-        if (!grant->live)
-            continue;
-        FUZZ_CHECK(core->now_ms < revoke_at(core, grant));
-        FUZZ_CHECK(core->now_ms < grant->granted_ms + grant->deadline_ms);
-        FUZZ_CHECK(core->now_ms < grant->beat_by_ms || core_is_renewing(core, &grant->token));
-    }
-}
-
 // ---- What a client is told ----
-
-static int64_t integer(const json_t *line, const char *name)
-{
-    const json_t *value = json_object_get(line, name);
-
-    FUZZ_CHECK(json_is_integer(value));
-    return json_integer_value(value);
-}
-
-static const char *string(const json_t *line, const char *name)
-{
-    const char *value = json_string_value(json_object_get(line, name));
-
-    FUZZ_CHECK(value);
-    return value;
-}
-
-static struct message_token token_of(const json_t *line)
-{
-    const char *digits = string(line, "lease");
-    struct message_token token;
-
-    FUZZ_CHECK(strlen(digits) == WIRE_LEASE_DIGITS && message_token_parse(digits, &token));
-    return token;
-}
-
-static void take_grant(struct core_client *client, const struct core_request *request,
-                       const json_t *line)
-{
-    struct core *core = client->core;
-    struct message_token token = token_of(line);
-    struct core_grant *grant = &core->grants[core->grant_count];
-
-    FUZZ_CHECK(core->grant_count < CORE_GRANTS && !core_find_grant(core, &token));
-    FUZZ_CHECK(strcmp(string(line, "key"), request->about) == 0 && !request->draining);
-    FUZZ_CHECK(!core_find_live(core, request->about));
-    FUZZ_CHECK(core->answered && core->answered->op == STORE_ACQUIRE &&
-               memcmp(&core->answered->token, &token, sizeof token) == 0);
-    *grant = (struct core_grant){
-        .token = token,
-        .client = (int)(client - core->clients),
-        .live = true,
-        .unbound = client->session.input_ended,
-        .expires = request->expires,
-        .granted_ms = core->now_ms,
-        .ttl_ms = integer(line, "ttl_ms"),
-        .deadline_ms = integer(line, "deadline_ms"),
-        .promised_ms = integer(line, "valid_until_ms"),
-    };
-    strcpy(grant->key, request->about);
-    grant->beat_by_ms = core->answered->sent_at_ms + grant->ttl_ms / 3;
-    FUZZ_CHECK(grant->promised_ms ==
-               core->answered->sent_at_ms + grant->ttl_ms - (grant->ttl_ms / 100 + 2));
-    FUZZ_CHECK(core->now_ms < revoke_at(core, grant) && integer(line, "waited_ms") >= 0);
-    FUZZ_CHECK(integer(line, "fence") == core->keeper.fence_floor);
-    core->grant_count++;
-}
-
-static bool is_reason(const struct core *core, const struct core_grant *grant, int reason)
-{
-    switch (reason) {
-    case WIRE_REASON_LOST:
-        return grant->lost;
-    case WIRE_REASON_UNREACHABLE:
-        return core->now_ms >= revoke_at(core, grant);
-    case WIRE_REASON_DEADLINE:
-        return core->now_ms >= grant->granted_ms + grant->deadline_ms;
-    case WIRE_REASON_SHUTDOWN:
-        return core->shut;
-    case WIRE_REASON_RELEASED:
-        return grant->release_began;
-    case WIRE_REASON_EOF:
-        return core->clients[grant->client].session.input_ended;
-    default:
-        return false;
-    }
-}
-
-static void check_revoked(const struct core_client *client, struct core_grant *grant,
-                          const json_t *line)
-{
-    int reason = wire_find(wire_reason_names, WIRE_REASON_COUNT, string(line, "reason"));
-    int64_t left_ms = grant->promised_ms - client->core->now_ms;
-    bool promises = reason == WIRE_REASON_UNREACHABLE || reason == WIRE_REASON_DEADLINE ||
-                    reason == WIRE_REASON_SHUTDOWN;
-
-    FUZZ_CHECK(is_reason(client->core, grant, reason));
-    FUZZ_CHECK(strcmp(string(line, "error"), "errLostActorLock") == 0);
-    FUZZ_CHECK(integer(line, "valid_until_ms") == grant->promised_ms);
-    FUZZ_CHECK(integer(line, "safe_ms") == (promises && left_ms > 0 ? left_ms : 0));
-    FUZZ_CHECK(integer(line, "held_ms") == client->core->now_ms - grant->granted_ms);
-    grant->live = false;
-}
-
-static void check_event(const struct core_client *client, const json_t *line)
-{
-    struct message_token token = token_of(line);
-    struct core_grant *grant = core_find_grant(client->core, &token);
-    int event = wire_find(wire_event_names, WIRE_EVENT_COUNT, string(line, "event"));
-
-    FUZZ_CHECK(grant && grant->live && !grant->release_done);
-    FUZZ_CHECK(&client->core->clients[grant->client] == client);
-    FUZZ_CHECK(strcmp(string(line, "key"), grant->key) == 0);
-    switch (event) {
-    case WIRE_EVENT_REVOKED:
-        check_revoked(client, grant, line);
-        break;
-    case WIRE_EVENT_RENEWED:
-        FUZZ_CHECK(grant->offered_ms > grant->promised_ms);
-        grant->promised_ms = integer(line, "valid_until_ms");
-        FUZZ_CHECK(grant->promised_ms == grant->offered_ms);
-        break;
-    case WIRE_EVENT_AT_RISK:
-        FUZZ_CHECK(integer(line, "valid_until_ms") == grant->promised_ms);
-        break;
-    default:
-        FUZZ_CHECK(false && "an event");
-    }
-}
 
 static bool echoes(const struct core_request *request, const json_t *line)
 {
@@ -201,23 +27,27 @@ static bool echoes(const struct core_request *request, const json_t *line)
     if (json_is_string(id))
         return request->id.kind == MESSAGE_ID_STRING &&
                strcmp(request->id.string, json_string_value(id)) == 0;
-    return id == NULL && request->id.kind == MESSAGE_ID_NONE;
+    // An id that is in use is not echoed.
+    return id == NULL && (request->id.kind == MESSAGE_ID_NONE ||
+                          (request->op == WIRE_OP_ACQUIRE && json_object_get(line, "error") &&
+                           strcmp(core_string(line, "error"), "errBadRequest") == 0));
 }
 
 // Which of the requests that look alike it answers: the oldest that is about the same key or lease.
-// A reply that names none comes at once, so it is to the newest; and those that wait are cancelled
-// while the oldest of them is with the store.
+// A reply that names none comes at once, so it is to the newest.
 static size_t find_request(const struct core_client *client, const json_t *line)
 {
+    struct core *core = client->core;
     const char *lease = json_string_value(json_object_get(line, "lease"));
     const char *key = json_string_value(json_object_get(line, "key"));
     const char *op = json_string_value(json_object_get(line, "op"));
-    const char *error = json_string_value(json_object_get(line, "error"));
-    const char *about = op && strcmp(op, "release") == 0 ? lease : key;
-    bool newest = !about || (error && strcmp(error, "errCancelled") == 0);
+    bool by_lease = op && (strcmp(op, "release") == 0 || strcmp(op, "extend") == 0);
+    const char *about = by_lease ? lease : key;
     size_t found = SIZE_MAX;
 
-    for (size_t i = 0; i < client->request_count && (newest || found == SIZE_MAX); i++)
+    if (core->refused_at < core->refused_count)
+        about = core->refused[core->refused_at++];
+    for (size_t i = 0; i < client->request_count && (!about || found == SIZE_MAX); i++)
         if (echoes(&client->requests[i], line) &&
             (!about || strcmp(client->requests[i].about, about) == 0))
             found = i;
@@ -231,10 +61,11 @@ static void check_reply(struct core_client *client, const json_t *line)
     size_t i = find_request(client, line);
 
     if (!ok)
-        FUZZ_CHECK(wire_find(wire_error_names, WIRE_ERROR_COUNT, string(line, "error")) >= 0 &&
-                   string(line, "message")[0]);
-    if (ok && client->requests[i].op == WIRE_OP_ACQUIRE)
-        take_grant(client, &client->requests[i], line);
+        FUZZ_CHECK(wire_find(wire_error_names, WIRE_ERROR_COUNT, core_string(line, "error")) >= 0 &&
+                   core_string(line, "message")[0]);
+    if (ok &&
+        (client->requests[i].op == WIRE_OP_ACQUIRE || client->requests[i].op == WIRE_OP_ADOPT))
+        core_take_grant(client, &client->requests[i], line);
     client->request_count--;
     memmove(client->requests + i, client->requests + i + 1,
             (client->request_count - i) * sizeof client->requests[0]);
@@ -255,7 +86,7 @@ static void check_output(struct core_client *client)
         line = fuzz_check_line(bytes, (size_t)(newline - bytes));
         client->parsed += (size_t)(newline - bytes) + 1;
         if (json_object_get(line, "event"))
-            check_event(client, line);
+            core_take_event(client, line);
         else
             check_reply(client, line);
         json_decref(line);
@@ -286,8 +117,9 @@ bool core_open(struct core *core, int number)
 
     if (client->open)
         return true;
-    client->session = (struct session){.uid = number < 2 ? 1000 : 1001, .output = on_output};
-    client->session.pid = 100 + number;
+    client->session = (struct session){.uid = number < 2 ? CORE_OPERATOR : CORE_OPERATOR + 1,
+                                       .output = on_output};
+    client->session.pid = CORE_FIRST_PID + number;
     client->core = core;
     client->stalled = false;
     client->parsed = client->request_count = 0;
@@ -312,9 +144,22 @@ static void check_unanswered(const struct core_client *client)
     FUZZ_CHECK(client->session.unanswered == client->request_count);
 }
 
+// A lease of this sidecar is broken: the holder is told, or there is nobody to tell.
+static void foresee_break(struct core *core, const struct core_client *client,
+                          const struct message_request *parsed)
+{
+    uint32_t head = table_find_key(&core->keeper.table, parsed->key, parsed->key_length);
+    const struct slot *slot = head == SLOT_NONE ? NULL : table_slot(&core->keeper.table, head);
+    struct core_grant *grant = slot ? core_find_grant(core, &slot->token) : NULL;
+
+    if (client->session.uid == CORE_OPERATOR && grant && core_is_live(core, grant) &&
+        core->now_ms + parsed->grace_ms < grant->grace_ms)
+        grant->grace_ms = core->now_ms + parsed->grace_ms;
+}
+
 // Reads the line as the sidecar will, to know what its reply must say. The grant that it releases.
-static struct core_grant *foresee(struct core *core, struct core_request *request, const char *line,
-                                  size_t length)
+static struct core_grant *foresee(struct core *core, struct core_client *client,
+                                  struct core_request *request, const char *line, size_t length)
 {
     struct message_request parsed;
     struct message_error error;
@@ -322,21 +167,22 @@ static struct core_grant *foresee(struct core *core, struct core_request *reques
 
     request->id = parsed.id;
     request->op = parsed.op;
-    request->expires = !refused && parsed.on_disconnect == WIRE_DISCONNECT_EXPIRE;
     if (refused)
         return NULL;
     strcpy(request->about, parsed.key);
-    if (parsed.op != WIRE_OP_RELEASE)
+    if (parsed.op == WIRE_OP_BREAK)
+        foresee_break(core, client, &parsed);
+    if (parsed.op != WIRE_OP_RELEASE && parsed.op != WIRE_OP_EXTEND)
         return NULL;
     message_token_format(&parsed.lease, request->about);
     request->about[WIRE_LEASE_DIGITS] = '\0';
-    return core_find_grant(core, &parsed.lease);
+    return parsed.op == WIRE_OP_RELEASE ? core_find_grant(core, &parsed.lease) : NULL;
 }
 
 static void send_line(struct core *core, struct core_client *client, const char *line,
                       size_t length)
 {
-    struct core_grant *grant = foresee(core, await(client), line, length);
+    struct core_grant *grant = foresee(core, client, await(client), line, length);
 
     if (grant)
         grant->release_began = true;
@@ -344,7 +190,7 @@ static void send_line(struct core *core, struct core_client *client, const char 
     if (!grant)
         return;
     // Who holds it and has not released it itself was told.
-    FUZZ_CHECK(!grant->live || &core->clients[grant->client] == client);
+    FUZZ_CHECK(!grant->live || grant->client < 0 || &core->clients[grant->client] == client);
     grant->release_done = true;
     grant->live = false;
 }
@@ -362,19 +208,28 @@ void core_send(struct core *core, int number, const char *line, size_t length)
     check_unanswered(client);
 }
 
+void core_drain(struct core *core)
+{
+    const struct table *table = &core->keeper.table;
+
+    core->refused_count = core->refused_at = 0;
+    for (uint32_t number = 1; number < table->used; number++) {
+        const struct slot *slot = table_slot(table, number);
+        if (!table_in_use(slot) || !slot->session || !lease_is_asking(&slot->lease) ||
+            !(slot->lease.flags & LEASE_WAITS) || core->refused_count == CORE_REQUESTS)
+            continue;
+        memcpy(core->refused[core->refused_count], slot_key(slot), slot->key_length);
+        core->refused[core->refused_count++][slot->key_length] = '\0';
+    }
+    keeper_drain(&core->keeper, core->now_ms);
+    FUZZ_CHECK(core->refused_at == core->refused_count);
+}
+
 void core_too_slow(struct core *core, int number)
 {
     await(&core->clients[number]);
     dispatch_too_slow(&core->clients[number].session);
     check_unanswered(&core->clients[number]);
-}
-
-// The client ends its leases, those that it was told of too.
-static void unbind(struct core *core, int number)
-{
-    for (size_t i = 0; i < core->grant_count; i++)
-        if (core->grants[i].client == number)
-            core->grants[i].unbound = true;
 }
 
 void core_half_close(struct core *core, int number)
@@ -383,25 +238,19 @@ void core_half_close(struct core *core, int number)
 
     if (client->session.input_ended)
         return;
-    unbind(core, number);
+    core_unbind(core, number);
     keeper_end_input(&core->keeper, &client->session, core->now_ms);
     check_unanswered(client);
     for (size_t i = 0; i < core->grant_count; i++)
-        FUZZ_CHECK(core->grants[i].client != number || !core->grants[i].live);
+        FUZZ_CHECK(core->grants[i].client != number || !core->grants[i].live ||
+                   core->grants[i].bind != WIRE_BIND_CONNECTION);
 }
 
 void core_close(struct core *core, int number, bool gone)
 {
     struct core_client *client = &core->clients[number];
 
-    if (gone)
-        unbind(core, number);
-    for (size_t i = 0; i < core->grant_count; i++) {
-        if (core->grants[i].client == number) {
-            core->grants[i].live = false;
-            core->grants[i].client = -1;
-        }
-    }
+    core_leave(core, number, gone);
     keeper_close_session(&core->keeper, &client->session, gone, core->now_ms);
     FUZZ_CHECK(client->session.unanswered == 0);
     buf_deinit(&client->session.out);
@@ -412,4 +261,20 @@ void core_read(struct core *core, int number, bool stalled)
 {
     read_all(&core->clients[number]);
     core->clients[number].stalled = stalled;
+}
+
+void core_end_process(struct core *core, int number)
+{
+    pid_t pid = CORE_FIRST_PID + number;
+
+    if (core->processes[number] == 0)
+        return;
+    for (size_t i = 0; i < core->grant_count; i++)
+        if (core->grants[i].bind == WIRE_BIND_PID && core->grants[i].pid == pid)
+            core->grants[i].unbound = true;
+    keeper_process_ended(&core->keeper, &core->processes[number], core->now_ms);
+    FUZZ_CHECK(core->processes[number] == 0);
+    for (size_t i = 0; i < core->grant_count; i++)
+        FUZZ_CHECK(core->grants[i].bind != WIRE_BIND_PID || core->grants[i].pid != pid ||
+                   !core_is_live(core, &core->grants[i]));
 }

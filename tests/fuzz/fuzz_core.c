@@ -9,11 +9,15 @@
 //                         digits, $1 for those of the one before, and so on); opens it if need be
 //     c<n><outcome><+|-><number> <text>
 //                         the store completes its n-th oldest call; outcome is the first letter of
-//                         OK Held Not_owner Unavailable Refused unSent Timeout Lost; + is `certain`
+//                         OK Held Not_owner not_Yours Unavailable Refused unSent Timeout Lost; + is
+//                         `certain`; the text is a value (of an adoption, too), "!" and a type, or
+//                         an error
 //     w<n>                it writes that call
 //     t<ms>  j<ms>        time passes, and what is due is swept; or the loop is late, and it is not
 //     h<client>  x<client>  k<client>    half-close; gone; cut off
 //     l<client>  z<client>  r<client>    a line too slow; stops to read; reads
+//     f<n>                the n-th watched key was freed
+//     e<n>                process 100 + n ends (the clients' pids are 100 to 102)
 //     y  n<text>  d  s    the store is up, or down; drain; shutdown
 //     o<ttl><caps>        first line only: --lock-ttl and caps, by digits
 //
@@ -58,6 +62,33 @@ static size_t digit(char c, size_t count)
     return (unsigned char)(c - '0') % count;
 }
 
+// Processes 100 to 103 are there, the first two of the first two clients' uid.
+static const char *watch_process(void *context, struct session *session, pid_t *pid, void **watch)
+{
+    struct core *self = context;
+    int number;
+
+    if (*pid == 0)
+        *pid = session->pid;
+    number = *pid - CORE_FIRST_PID;
+    if (number < 0 || number >= CORE_PROCESSES)
+        return "there is no such process";
+    if ((number < 2) != (session->uid == CORE_OPERATOR))
+        return "it is another user's";
+    self->processes[number]++;
+    *watch = &self->processes[number];
+    return NULL;
+}
+
+static void unwatch_process(void *context, void *watch)
+{
+    int *count = watch;
+
+    (void)context;
+    FUZZ_CHECK(*count > 0);
+    --*count;
+}
+
 static void open_core(const char *options, size_t length)
 {
     static const int64_t ttls[] = {30000, 500, 2000};
@@ -70,7 +101,10 @@ static void open_core(const char *options, size_t length)
         .host = "pod-7",
         .random = fill_random,
         .clock = read_clock,
+        .watch_process = watch_process,
+        .unwatch_process = unwatch_process,
         .context = &core,
+        .uid = CORE_OPERATOR,
     };
 
     memcpy(keeper.caps, caps[length > 2 ? digit(options[2], 3) : 0], sizeof keeper.caps);
@@ -78,6 +112,8 @@ static void open_core(const char *options, size_t length)
     core.seed = 42;
     core.grant_count = 0;
     core.shut = false;
+    core.refused_count = core.refused_at = 0;
+    memset(core.processes, 0, sizeof core.processes);
     for (int i = 0; i < CORE_CLIENTS; i++)
         core.clients[i].open = false;
     core_store_init(&core);
@@ -118,12 +154,33 @@ static void answer_all(void)
                       &(struct core_answer){.outcome = STORE_OK, .certain = true, .text = ""});
 }
 
+// Who waits for a key, or for the end of one that is broken, may do so for as long as it likes.
+static size_t count_waiting(const struct core_client *client)
+{
+    size_t count = 0;
+    uint32_t number = client->session.waiters;
+
+    for (; number != SLOT_NONE; number = table_slot(&core.keeper.table, number)->session_next)
+        count++;
+    for (size_t i = 0; i < client->request_count; i++)
+        count += client->requests[i].op == WIRE_OP_BREAK;
+    return count;
+}
+
 static bool all_answered(void)
 {
     for (int i = 0; i < CORE_CLIENTS; i++)
-        if (core.clients[i].open && core.clients[i].request_count > 0)
+        if (core.clients[i].open && core.clients[i].request_count > count_waiting(&core.clients[i]))
             return false;
     return true;
+}
+
+static bool has_query(const struct keeper *keeper)
+{
+    for (uint32_t i = 1; i < keeper->query_count; i++)
+        if (keeper->queries[i]->generation & 1)
+            return true;
+    return false;
 }
 
 static void check_idle(void)
@@ -132,13 +189,20 @@ static void check_idle(void)
 
     FUZZ_CHECK(keeper->table.live == 0 && keeper->pending == 0 && keeper->owed == 0);
     FUZZ_CHECK(keeper->heap.count == 0 && keeper_next_wake(keeper) == INT64_MAX);
+    FUZZ_CHECK(core.watch_count == 0 && keeper->process_count == 0 && !has_query(keeper));
     FUZZ_CHECK(keeper->table.by_token.items == 0 && keeper->table.by_key.items == 0);
     for (uint32_t i = 0; i < keeper->accounts.count; i++)
         for (int kind = 0; kind < ACCOUNT_KIND_COUNT; kind++)
             FUZZ_CHECK(keeper->accounts.all[i].used[kind] == 0);
     for (size_t i = 0; i < core.grant_count; i++)
-        FUZZ_CHECK(!core.grants[i].live);
+        FUZZ_CHECK(!core_is_live(&core, &core.grants[i]));
     FUZZ_CHECK(!keeper->draining || keeper_is_drained(&core.keeper, core.now_ms));
+}
+
+static void shut_down(void)
+{
+    core.shut = true;
+    keeper_shutdown(&core.keeper, core.now_ms);
 }
 
 static void close_core(void)
@@ -153,6 +217,9 @@ static void close_core(void)
     for (int i = 0; i < CORE_CLIENTS; i++)
         if (core.clients[i].open)
             core_close(&core, i, true);
+    for (size_t i = 0; i < core.grant_count && !core.shut; i++)
+        if (core_is_live(&core, &core.grants[i])) // bound to no connection: until its deadline
+            shut_down();
     while (core.keeper.table.live > 0 || core.call_count > 0) {
         int64_t wake_ms;
 
@@ -215,7 +282,7 @@ static void step_line(int client, const char *text, size_t length)
 
 static enum store_outcome outcome_of(char c)
 {
-    static const char letters[STORE_OUTCOME_COUNT + 1] = "OHNURSTL";
+    static const char letters[STORE_OUTCOME_COUNT + 1] = "OHNYURSTL";
     const char *found = c ? strchr(letters, c) : NULL;
 
     return (enum store_outcome)(found ? (size_t)(found - letters)
@@ -296,6 +363,13 @@ static void step(const char *text, size_t length)
         if (core.call_count > 0)
             core_write(&core, digit(argument, 10) % core.call_count);
         break;
+    case 'f':
+        if (core.watch_count > 0)
+            core_free_key(&core, digit(argument, 10) % core.watch_count);
+        break;
+    case 'e':
+        core_end_process(&core, (int)digit(argument, CORE_PROCESSES));
+        break;
     case 't':
         pass(number(&at, end));
         break;
@@ -315,11 +389,10 @@ static void step(const char *text, size_t length)
         step_store(text[0], at, length - 1);
         break;
     case 'd':
-        keeper_drain(&core.keeper, core.now_ms);
+        core_drain(&core);
         break;
     case 's':
-        core.shut = true;
-        keeper_shutdown(&core.keeper, core.now_ms);
+        shut_down();
         break;
     default:
         break;

@@ -134,6 +134,49 @@ STEPS = [
      'A{"op":"acquire","key":"l"}', "c1O+1", "c0N-"],
     ["nno", 'A{"op":"ping"}', 'A{"op":"acquire","key":"k"}', "c0S- not connected", "l0", "y", "t1"],
 ]
+# Waiting, hand-over, adoption, binding, breaking, extending.
+HELD = ['A{"op":"acquire","key":"k","notify":["renewed","at_risk"]}', "c0O+1"]
+QUEUE = HELD + ['B{"id":1,"op":"acquire","key":"k","wait_ms":9000}', 'C{"id":2,"op":"acquire","key":"k","wait_ms":-1}']
+RELEASE = 'A{"op":"release","lease":"$0"}'
+FREED = "c0H-5001 " + (TOKEN + b" lk1 7 1 1 1 1 1 h l").decode()
+ADOPT = '{"id":7,"op":"adopt","key":"k","lease":"0123456789abcdef0123456789abcdef"%s}'
+MOVE = '{"id":8,"op":"adopt","key":"k","lease":"$0"%s}'
+STEPS += [["y"] + steps for steps in [
+    QUEUE + [RELEASE, "c0O+1", 'B{"op":"release","lease":"$0"}', "c0O+1", "x2", "c0O+1"],
+    QUEUE + [RELEASE, "c0O+4", 'B{"id":3,"op":"cancel","target":1}', "c0H+1", "t1001", "c0O+1"],
+    QUEUE + [RELEASE, "c0L-", "t500", "c0O+1", "c0N+", "t500", "c0O+1"],
+    QUEUE + [RELEASE, "c0T-", "t500", "c0U- LOADING", "t500", "c0N-", "t9000", "c0R- OOM"],
+    QUEUE + ["x0", "c0U+ BUSY", "n", "y", "c0O+1", "k1", "t40000", "c0O+1"],
+    QUEUE + ["h1", 'C{"op":"cancel","target":2}', 'C{"op":"cancel","target":"x"}', "k0", "t40000", "c0N+"],
+    QUEUE + ["d", "s", "t99999", "c0O+1"], QUEUE + ["t9001", "h2", "t1"],
+    ['A{"id":1,"op":"acquire","key":"k","wait_ms":5000}', FREED, "f0", "c0T-", "f0", "t500", "c0O-1", RELEASE, "c0O-1", "c0N+"],
+    ['A{"id":1,"op":"acquire","key":"k","wait_ms":5000}', "w0", "f0", FREED, "c0L-", "t500", "c0U+", "t5000", "c0O+1"],
+    ['A{"id":1,"op":"acquire","key":"k","wait_ms":-1}', "c0H+1", 'B{"op":"acquire","key":"k"}', "x0", "c0O+1"],
+    ['A{"id":1,"op":"acquire","key":"k","wait_ms":-1}', "c0L-", "x0", "c0O-", "t500", "c0N+", "t40000"],
+    ["A" + ADOPT % "", "c0O+5000", "t7000", "c0O+", "B" + MOVE % ',"bind":"none"', "c0O+", "x1", "t7000", "c0O+", "t20000"],
+    ["A" + ADOPT % ',"notify":["renewed"]', "A" + ADOPT % "", "c0O+7001", "c0O+7001", RELEASE, "c0O+1"],
+    ["A" + ADOPT % "", "x0", "c0O+5000", "c0O+1"], ["A" + ADOPT % "", "k0", "c0O+5000"],
+    ["A" + ADOPT % "", "c0Y+"], ["A" + ADOPT % "", "c0N+", "A" + ADOPT % "", "c0T-", "A" + ADOPT % "", "c0U- LOADING"],
+    ["A" + ADOPT % "", "c0O+9 " + (TOKEN + b" lk1 7 30000 1790000900000000 1789999700000000 812 1000 pod-7 me").decode()],
+    ["A" + ADOPT % "", "h0", "c0O+5000", "t1"], ["d", "A" + ADOPT % ""],
+    HELD + ["B" + MOVE % "", "t7000", "w1", "c0O+", "c0O+", 'A{"op":"release","lease":"$0"}', "c0O+1"],
+    HELD + ["B" + MOVE % "", "x0", "c0O+"], HELD + ["C" + MOVE % "", "A" + MOVE % "", "c0O+", "B" + ADOPT % "", "c0O+3", "t9999"],
+    HELD + ["A" + MOVE % ',"bind":"pid"', "c0O+", "x0", "t7000", "c0O+", "e0", "c0O+1"],
+    QUEUE + ["B" + ADOPT % "", "c0O+5000", "t9000", "c0O+1"],
+    ['A{"op":"acquire","key":"k","bind":"none"}', "c0O+1", "x0", 'B{"op":"acquire","key":"k","wait_ms":-1}', "t9999", "c0O+", "t300000"],
+    ['A{"op":"acquire","key":"k","bind":"none"}', "z0", "c0O+1", "x0", "c0O+1"],
+    ['A{"op":"acquire","key":"k","bind":"pid","pid":101}', "c0O+1", "x0", "t9999", "e1", "c0O+1"],
+    ['A{"op":"acquire","key":"k","bind":"pid"}', 'A{"op":"acquire","key":"l","bind":"pid","pid":102}', "c0O+1", "e0", "c0O+1"],
+    ['A{"op":"acquire","key":"k","bind":"pid","wait_ms":-1}', FREED, "e0"],
+    HELD + ['B{"op":"break","key":"k"}', "c0O+1", "t1"], HELD + ['B{"op":"break","key":"k","grace_ms":50}', "t49", "t1", "c0L-", "t500", "c0N+"],
+    HELD + ['B{"op":"break","key":"k","grace_ms":500}', RELEASE, "c0O+1"], ['C{"op":"break","key":"k"}', 'A{"op":"break","key":"k"}', "c0O+"],
+    QUEUE + ['A{"op":"break","key":"k"}', "c0O+1", 'B{"op":"break","key":"k"}', "c0O+4"],
+    HELD + ['A{"op":"extend","lease":"$0","deadline_ms":20000}', "c0O+", "t9999", "c0O+", "t9999", "c0O+", "t1"],
+    HELD + ['A{"op":"extend","lease":"$0","deadline_ms":1}', "c0O+", "t1"], HELD + ['B{"op":"extend","lease":"$0","deadline_ms":9}', "x1", "c0O+", "t9"],
+    HELD + ['A{"op":"extend","lease":"$0","deadline_ms":9000}', "c0N+"], HELD + ['A{"op":"extend","lease":"$0","deadline_ms":9000}', RELEASE, "c0O+", "c0O+"],
+    ['A{"op":"inspect","key":"k"}', FREED, 'A{"op":"inspect","key":"k"}', "c0O+", 'A{"op":"inspect","key":"k"}', "c0H+3 !hash", 'A{"op":"inspect","key":"k"}', "c0R- NOPERM"],
+    HELD + ['B{"op":"inspect","key":"k"}', "x1", "c0O+"],
+]]
 STORE_STEPS = [
     [".9", "ak", ".3", "r0", ".3", "d0", ".3"],
     ["o3", ".9", "ak", "al", "ak", ".3", "r0", "r1", "e1", ".3", "d1", ".3"],
@@ -253,7 +296,7 @@ def dictionary(definition):
         print('"\\"%s\\""' % name)
     for word in ("\\\":", ",\\\"", "x_", "\\\\u0000", "\\\\ud83d\\\\ude00", "9007199254740991", "-1", "$0",
                  "\\x0d\\x0a", "c0O+1", "c0T-", "c0N+", "c0L-", "*2\\x0d\\x0a:1\\x0d\\x0a:7", "-NOSCRIPT", "-LOADING",
-                 "redis://", "unix:///", " lk1 ", "1m30s"):
+                 "redis://", "unix:///", " lk1 ", "1m30s", "f0\\x0a", "e0\\x0a", "wait_ms\\\":-1"):
         print('"%s"' % word)
 
 

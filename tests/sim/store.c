@@ -79,7 +79,8 @@ static void record_answered(const struct sim_store *store, const struct sim_call
 {
     struct history_record record = {.kind = HISTORY_ANSWERED,
                                     .sidecar = store_host(store)->process,
-                                    .token = call->token.token};
+                                    .token = call->token.token,
+                                    .request = call->request};
 
     worth(store, call, &record);
     world_record(store->world, record);

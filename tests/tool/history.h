@@ -75,7 +75,7 @@ enum {
     X(SENT_RENEW, "sidecar sends a renewal")         /* sidecar token */                             \
     X(SENT_DELETE, "sidecar sends the delete")       /* sidecar token */                             \
     X(SENT_ADOPT, "sidecar sends the adoption")      /* sidecar request key token */                 \
-    X(ANSWERED, "sidecar handles a positive answer") /* sidecar token until_us due_us */             \
+    X(ANSWERED, "sidecar handles a positive answer") /* sidecar token until_us due_us request */     \
     /* A sidecar, itself */                                                                          \
     X(FROZEN, "sidecar stopped")      /* sidecar */                                                  \
     X(THAWED, "sidecar continued")    /* sidecar */                                                  \

@@ -303,6 +303,10 @@ static void on_answered(struct history *history, const struct history_record *re
     if (!lease || record->at_us >= lease->revoke_us || record->until_us <= lease->confirmed_us ||
         !is_open(history, lease, record->at_us))
         return;
+    // Whoever adopted it has gone: then it may go on as it was.
+    if (history_is_detached(lease) && record->request &&
+        !history_find_request(history, record->request))
+        return;
     lease->confirmed_us = record->until_us;
     lease->revoke_us = record->due_us;
 }
