@@ -2,12 +2,9 @@
 //
 // The floors that wait for each reply: hiredis' synchronous client and the kernel, running the
 // scripts of sidecar/lua with the arguments that the sidecar sends.
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
 
 #include "sidecar/redis_scripts.h"
 #include "tests/bench/load.h"
@@ -141,39 +138,19 @@ int floor_latency(int argc, char **argv)
     return 0;
 }
 
+static void one_process(const char *path, long number, uint64_t *sum)
+{
+    redisContext *redis = floor_connect(path);
+    char key[LOAD_KEY_MAX + 5];
+
+    make_key(key, "floor", number);
+    for (;;) {
+        run_pair(redis, key);
+        __atomic_add_fetch(sum, 1, __ATOMIC_RELAXED);
+    }
+}
+
 int floor_processes(int argc, char **argv)
 {
-    long count = argc > 2 ? load_number(argv[1]) : 0;
-    int64_t ms = load_number(argv[2]);
-    uint64_t *sum =
-        mmap(NULL, sizeof *sum, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    pid_t *pids = calloc((size_t)count, sizeof *pids);
-    int64_t start_ns, end_ns;
-    uint64_t before, pairs;
-
-    for (long i = 0; i < count; i++) {
-        pids[i] = fork();
-        if (pids[i] == 0) {
-            redisContext *redis = floor_connect(argv[0]);
-            char key[LOAD_KEY_MAX + 5];
-
-            make_key(key, "floor", i);
-            for (;;) {
-                run_pair(redis, key);
-                __atomic_add_fetch(sum, 1, __ATOMIC_RELAXED);
-            }
-        }
-    }
-    load_sleep_ms(ms / 5 + 20);
-    start_ns = load_now_ns();
-    before = __atomic_load_n(sum, __ATOMIC_RELAXED);
-    load_sleep_ms(ms);
-    pairs = __atomic_load_n(sum, __ATOMIC_RELAXED) - before;
-    end_ns = load_now_ns();
-    for (long i = 0; i < count; i++)
-        kill(pids[i], SIGKILL);
-    for (long i = 0; i < count; i++)
-        waitpid(pids[i], NULL, 0);
-    load_report(pairs, end_ns - start_ns, NULL);
-    return 0;
+    return load_count_processes(argc, argv, one_process);
 }

@@ -42,8 +42,8 @@ static void settle(redisContext *redis)
 
 int floor_handover(int argc, char **argv)
 {
-    long waiters = argc > 2 ? load_number(argv[1]) : 0;
-    int64_t end_ns = load_now_ns() + load_number(argv[2]) * 1000000;
+    long waiters = load_number(argc > 1 ? argv[1] : NULL);
+    int64_t ms = load_number(argc > 2 ? argv[2] : NULL), end_ns;
     redisContext **redis = calloc((size_t)waiters + 1, sizeof(*redis));
     redisContext *other = floor_connect(argv[0]);
     struct load_samples samples = {0};
@@ -56,6 +56,7 @@ int floor_handover(int argc, char **argv)
             send_command(redis[i], "BLPOP floor:list 0");
         settle(other);
     }
+    end_ns = load_now_ns() + ms * 1000000;
     for (long at = 0; load_now_ns() < end_ns; at = (at + 1) % (waiters + 1)) {
         redisContext *next = redis[(at + 1) % (waiters + 1)];
         int64_t start_ns = load_now_ns();
@@ -117,7 +118,7 @@ static int64_t hand_over(struct side *from, struct side *to)
 
 int floor_handover_between(int argc, char **argv)
 {
-    int64_t end_ns = load_now_ns() + load_number(argc > 1 ? argv[1] : NULL) * 1000000;
+    int64_t ms = load_number(argc > 1 ? argv[1] : NULL), end_ns;
     struct load_samples samples = {0};
     struct side sides[2];
     int64_t total_ns = 0;
@@ -130,6 +131,7 @@ int floor_handover_between(int argc, char **argv)
         freeReplyObject(redisCommand(sides[i].heard, "SUBSCRIBE %s\x1f%s", key, "freed"));
     }
     take(&sides[0]);
+    end_ns = load_now_ns() + ms * 1000000;
     for (int at = 0; load_now_ns() < end_ns; at = !at) {
         int64_t ns;
 

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -146,4 +148,37 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < count; i++)
         fprintf(stderr, "load %s %s\n", measurements[i].name, measurements[i].arguments);
     return 64;
+}
+
+int load_count_processes(int argc, char **argv, load_process *one)
+{
+    long count = load_number(argc > 1 ? argv[1] : NULL);
+    int64_t ms = load_number(argc > 2 ? argv[2] : NULL), start_ns, end_ns;
+    uint64_t *sum =
+        mmap(NULL, sizeof *sum, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    pid_t *pids = calloc((size_t)count, sizeof *pids);
+    uint64_t before, done;
+
+    if (sum == MAP_FAILED || !pids)
+        load_fail("out of memory");
+    for (long i = 0; i < count; i++) {
+        pids[i] = fork();
+        if (pids[i] < 0)
+            load_fail("fork: %s", strerror(errno));
+        if (pids[i] == 0)
+            one(argv[0], i, sum);
+    }
+    load_sleep_ms(ms / 5 + 20);
+    start_ns = load_now_ns();
+    before = __atomic_load_n(sum, __ATOMIC_RELAXED);
+    load_sleep_ms(ms);
+    done = __atomic_load_n(sum, __ATOMIC_RELAXED) - before;
+    end_ns = load_now_ns();
+    for (long i = 0; i < count; i++)
+        kill(pids[i], SIGKILL);
+    for (long i = 0; i < count; i++)
+        waitpid(pids[i], NULL, 0);
+    free(pids);
+    load_report(done, end_ns - start_ns, NULL);
+    return 0;
 }

@@ -34,6 +34,11 @@ double load_samples_us(struct load_samples *samples, double share);
 // Prints the one line: pairs a second, and percentiles where there are samples.
 void load_report(uint64_t pairs, int64_t ns, struct load_samples *samples);
 
+// Arguments: path, processes, ms. Runs `one` in so many processes, which never returns and adds what
+// it has done to the sum that all share; reports the sum's growth in ms, when all have begun.
+typedef void load_process(const char *path, long number, uint64_t *sum);
+int load_count_processes(int argc, char **argv, load_process *one);
+
 // The number-th key of this process, so that a killed one leaves no other's key behind: `length`
 // bytes, without prefix.
 void load_key(char *key, size_t length, const char *name, long number);

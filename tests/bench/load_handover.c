@@ -57,8 +57,7 @@ static void settle(struct contender *contender)
 static int run(struct contender *contenders, long count, int64_t ms, bool is_remote)
 {
     struct load_samples samples = {0};
-    int64_t end_ns = load_now_ns() + ms * 1000000;
-    int64_t total_ns = 0;
+    int64_t total_ns = 0, end_ns;
     char key[LOAD_KEY_MAX];
     uint64_t done = 0;
 
@@ -69,6 +68,7 @@ static int run(struct contender *contenders, long count, int64_t ms, bool is_rem
         ask(&contenders[i], key);
         settle(&contenders[i]);
     }
+    end_ns = load_now_ns() + ms * 1000000;
     for (long at = 0; load_now_ns() < end_ns; at = (at + 1) % count) {
         int64_t ns;
 

@@ -4,14 +4,11 @@
 // with one request outstanding. A connection is written each WRITE_AFTER requests and at the end of
 // what was read, as pipelining clients do.
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/bench/load.h"
@@ -203,40 +200,19 @@ int load_latency(int argc, char **argv)
 
 // ---- Many processes ----
 
-// Each adds its pairs to the sum that all share, which the parent reads at two instants.
+static void one_process(const char *path, long number, uint64_t *sum)
+{
+    struct load_line *line = load_line_new(path);
+    char key[LOAD_KEY_MAX];
+
+    load_key(key, KEY_LENGTH, "process", number);
+    for (;;) {
+        run_pair(line, key);
+        __atomic_add_fetch(sum, 1, __ATOMIC_RELAXED);
+    }
+}
+
 int load_processes(int argc, char **argv)
 {
-    long count = argc > 2 ? load_number(argv[1]) : 0;
-    int64_t ms = load_number(argv[2]);
-    uint64_t *sum =
-        mmap(NULL, sizeof *sum, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    pid_t *pids = calloc((size_t)count, sizeof *pids);
-    uint64_t before;
-    int64_t start_ns, end_ns;
-
-    for (long i = 0; i < count; i++) {
-        pids[i] = fork();
-        if (pids[i] == 0) {
-            struct load_line *line = load_line_new(argv[0]);
-            char key[LOAD_KEY_MAX];
-
-            load_key(key, KEY_LENGTH, "process", i);
-            for (;;) {
-                run_pair(line, key);
-                __atomic_add_fetch(sum, 1, __ATOMIC_RELAXED);
-            }
-        }
-    }
-    load_sleep_ms(ms / 5 + 20);
-    start_ns = load_now_ns();
-    before = __atomic_load_n(sum, __ATOMIC_RELAXED);
-    load_sleep_ms(ms);
-    pairs = __atomic_load_n(sum, __ATOMIC_RELAXED) - before;
-    end_ns = load_now_ns();
-    for (long i = 0; i < count; i++)
-        kill(pids[i], SIGKILL);
-    for (long i = 0; i < count; i++)
-        waitpid(pids[i], NULL, 0);
-    load_report(pairs, end_ns - start_ns, NULL);
-    return 0;
+    return load_count_processes(argc, argv, one_process);
 }
