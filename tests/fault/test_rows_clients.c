@@ -14,57 +14,12 @@
 #include <sys/wait.h>
 
 #include "tests/fault/rows.h"
+#include "tests/tool/holder_process.h"
 
 enum {
     SOON_MS = 150, // milliseconds, on a busy machine; every T here is far longer
     NOBODY = 65534,
 };
-
-// A child of the child that is to outlive it, so it cannot be the scratch's: it ends by itself.
-static pid_t fork_keeper(void)
-{
-    pid_t pid = fork();
-
-    if (pid == 0) {
-        signal(SIGALRM, SIG_DFL);
-        alarm(20);
-        for (;;)
-            pause();
-    }
-    return pid;
-}
-
-// A child that acquires the key and then does nothing: returns when it was granted; with more NULL,
-// when it has only asked. With keeper, a child of it keeps the connection, too: its pid.
-static pid_t fork_holder(const char *key, const char *more, pid_t *keeper)
-{
-    struct line_client client;
-    struct line_lease lease;
-    int ready[2];
-    pid_t pid, kept = 0;
-
-    ck_assert_int_eq(pipe(ready), 0);
-    pid = scratch_fork();
-    if (pid == 0) {
-        line_client_connect(&client, sidecar.socket);
-        if (more)
-            rows_acquire(&client, &lease, key, more);
-        else
-            line_client_send(&client, "{'op':'acquire','key':'%s'}", key);
-        if (keeper)
-            kept = fork_keeper();
-        if (write(ready[1], &kept, sizeof kept) != sizeof kept)
-            _exit(1);
-        for (;;)
-            pause();
-    }
-    close(ready[1]);
-    ck_assert_int_eq(read(ready[0], &kept, sizeof kept), sizeof kept);
-    close(ready[0]);
-    if (keeper)
-        *keeper = kept;
-    return pid;
-}
 
 static void expect_no_leases(struct line_client *client)
 {
@@ -86,7 +41,7 @@ START_TEST(row_21_killed_while_idle)
         int64_t killed_ms;
 
         snprintf(key, sizeof key, "killed:%d", i);
-        holder = fork_holder(key, "", NULL);
+        holder = holder_process_start(key, rows_acquire, "", NULL);
         ck_assert(bench_exists(key));
         killed_ms = scratch_boottime_ms();
         scratch_kill(holder);
@@ -108,7 +63,7 @@ START_TEST(row_21_killed_in_the_middle_of_an_acquire)
     other = rows_connect();
     rows_await_up(&other);
     fault_proxy_hold(proxy, FAULT_DOWN, true);
-    holder = fork_holder("middle", NULL, NULL);
+    holder = holder_process_start("middle", NULL, NULL, NULL);
     SCRATCH_UNTIL(2000, bench_exists("middle"));
     scratch_kill(holder);
     line_client_ping(&other);
@@ -133,7 +88,7 @@ START_TEST(row_22_child_keeps_the_descriptor)
 
     rows_start("30s");
     other = rows_connect();
-    holder = fork_holder("bound", ",'bind':'pid'", &keeper);
+    holder = holder_process_start("bound", rows_acquire, ",'bind':'pid'", &keeper);
     ck_assert(bench_exists("bound"));
     killed_ms = scratch_boottime_ms();
     scratch_kill(holder);
@@ -153,7 +108,7 @@ START_TEST(row_22_the_deadline_ends_it)
 
     rows_start("1s");
     other = rows_connect();
-    holder = fork_holder("inherited", ",'deadline_ms':1000", &keeper);
+    holder = holder_process_start("inherited", rows_acquire, ",'deadline_ms':1000", &keeper);
     granted_ms = scratch_boottime_ms();
     scratch_kill(holder);
     line_client_send(&other, "{'op':'list'}");

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/wait.h>
 
+#include "tests/tool/holder_process.h"
 #include "tests/tool/pair.h"
 
 enum {
@@ -22,49 +23,6 @@ static pid_t fork_idle(void)
     if (pid == 0)
         for (;;)
             pause();
-    return pid;
-}
-
-// A child of the child that is to outlive it, so it cannot be the scratch's: it ends by itself.
-static pid_t fork_keeper(void)
-{
-    pid_t pid = fork();
-
-    if (pid == 0) {
-        signal(SIGALRM, SIG_DFL);
-        alarm(20);
-        for (;;)
-            pause();
-    }
-    return pid;
-}
-
-// A child that holds the key and does nothing: returns when it was granted. keeper: a child of it
-// keeps the connection open; its pid.
-static pid_t fork_holder(const char *key, const char *more, pid_t *keeper)
-{
-    struct line_client client;
-    struct line_lease lease;
-    pid_t pid, kept = 0;
-    int ready[2];
-
-    ck_assert_int_eq(pipe(ready), 0);
-    pid = scratch_fork();
-    if (pid == 0) {
-        client = pair_connect(&sidecar);
-        line_client_acquire(&client, &lease, key, more);
-        if (keeper)
-            kept = fork_keeper();
-        if (write(ready[1], &kept, sizeof kept) != sizeof kept)
-            _exit(1);
-        for (;;)
-            pause();
-    }
-    close(ready[1]);
-    ck_assert_int_eq(read(ready[0], &kept, sizeof kept), sizeof kept);
-    close(ready[0]);
-    if (keeper)
-        *keeper = kept;
     return pid;
 }
 
@@ -92,7 +50,7 @@ START_TEST(killed_and_gone)
         int64_t killed_us;
 
         snprintf(key, sizeof key, "killed:%d", i);
-        holder = fork_holder(key, more[_i], NULL);
+        holder = holder_process_start(key, line_client_acquire, more[_i], NULL);
         ck_assert(bench_exists(key));
         killed_us = scratch_monotonic_us();
         kill(holder, SIGKILL);
@@ -115,7 +73,7 @@ START_TEST(a_child_keeps_the_descriptor)
 
     pair_start_one("30s");
     other = pair_connect(&sidecar);
-    holder = fork_holder("inherited", ",'bind':'pid'", &keeper);
+    holder = holder_process_start("inherited", line_client_acquire, ",'bind':'pid'", &keeper);
     line_client_send(&other, "{'op':'list'}");
     line_client_expect(&other,
                        "{'ok':true,'leases':[{'state':'held','key':'inherited',"

@@ -10,36 +10,12 @@
 #include <string.h>
 
 #include "tests/tool/bench.h"
+#include "tests/tool/holder_process.h"
 
 enum {
     RUNS = 20,
     PIPELINED = 2000,
 };
-
-// A child that holds the key: returns when it has said, through the pipe, that it was granted.
-static pid_t fork_holder(const char *key)
-{
-    struct line_client client;
-    struct line_lease lease;
-    int granted[2];
-    char byte;
-    pid_t pid;
-
-    ck_assert_int_eq(pipe(granted), 0);
-    pid = scratch_fork();
-    if (pid == 0) {
-        line_client_connect(&client, sidecar.socket);
-        line_client_acquire(&client, &lease, key, "");
-        if (write(granted[1], "g", 1) != 1)
-            _exit(1);
-        for (;;)
-            pause();
-    }
-    close(granted[1]);
-    ck_assert_int_eq(read(granted[0], &byte, 1), 1);
-    close(granted[0]);
-    return pid;
-}
 
 static int compare(const void *a, const void *b)
 {
@@ -73,7 +49,7 @@ START_TEST(killed_holder_frees_its_key_at_once)
         int64_t killed_us;
 
         snprintf(key, sizeof key, "killed:%d", i);
-        holder = fork_holder(key);
+        holder = holder_process_start(key, line_client_acquire, "", NULL);
         ck_assert(bench_exists(key));
         killed_us = scratch_monotonic_us();
         kill(holder, SIGKILL);
