@@ -4,10 +4,12 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "client/lockctl.h"
@@ -49,6 +51,29 @@ struct lock_keeper *lockctl_open(const struct lockctl_arguments *arguments)
     if (!keeper)
         lockctl_say("%s: %s", lockctl_socket(arguments), strerror(errno));
     return keeper;
+}
+
+struct lock_keeper_acquire lockctl_wanted(const struct lockctl_arguments *arguments)
+{
+    return (struct lock_keeper_acquire){
+        .key = arguments->key,
+        .wait_ms = arguments->wait,
+        .ttl_ms = arguments->ttl,
+        .deadline_ms = arguments->deadline,
+        .label = arguments->label,
+        .bind = arguments->detach ? LOCK_KEEPER_BIND_NONE : LOCK_KEEPER_BIND_CONNECTION,
+    };
+}
+
+int lockctl_take_signals(const int *signals, size_t count)
+{
+    sigset_t taken;
+
+    sigemptyset(&taken);
+    for (size_t i = 0; i < count; i++)
+        sigaddset(&taken, signals[i]);
+    sigprocmask(SIG_BLOCK, &taken, NULL);
+    return signalfd(-1, &taken, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
 int lockctl_exit_code(const struct lockctl_arguments *arguments, int result)

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "client/lock_keeper.h"
@@ -56,6 +57,10 @@ void lockctl_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 // A handle, not yet connected; says why and returns NULL where there is none.
 struct lock_keeper *lockctl_open(const struct lockctl_arguments *arguments);
+// What is to be acquired; its strings are borrowed from the arguments.
+struct lock_keeper_acquire lockctl_wanted(const struct lockctl_arguments *arguments);
+// Blocks the signals and returns a descriptor to read them from, or -1 with errno.
+int lockctl_take_signals(const int *signals, size_t count);
 // The exit code for the result of a call of the library.
 int lockctl_exit_code(const struct lockctl_arguments *arguments, int result);
 // The same, having said what is wrong (with what the newest reply of keeper tells).

@@ -110,14 +110,9 @@ static int wait_for_end(struct hold *hold)
 
 static int take_signals(void)
 {
-    static const int ends[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-    sigset_t taken;
+    static const int signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-    sigemptyset(&taken);
-    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++)
-        sigaddset(&taken, ends[i]);
-    sigprocmask(SIG_BLOCK, &taken, NULL);
-    return signalfd(-1, &taken, SFD_CLOEXEC | SFD_NONBLOCK);
+    return lockctl_take_signals(signals, sizeof signals / sizeof signals[0]);
 }
 
 static int hold_lease(struct hold *hold)
@@ -140,19 +135,9 @@ static int hold_lease(struct hold *hold)
 static int acquire(struct hold *hold)
 {
     const struct lockctl_arguments *arguments = hold->arguments;
-    int code = lockctl_refused(
-        arguments, hold->keeper,
-        lock_keeper_acquire(
-            hold->keeper,
-            &(struct lock_keeper_acquire){
-                .key = arguments->key,
-                .wait_ms = arguments->wait,
-                .ttl_ms = arguments->ttl,
-                .deadline_ms = arguments->deadline,
-                .label = arguments->label,
-                .bind = arguments->detach ? LOCK_KEEPER_BIND_NONE : LOCK_KEEPER_BIND_CONNECTION,
-            },
-            &hold->lease));
+    struct lock_keeper_acquire wanted = lockctl_wanted(arguments);
+    int code = lockctl_refused(arguments, hold->keeper,
+                               lock_keeper_acquire(hold->keeper, &wanted, &hold->lease));
 
     if (!hold->lease) // whatever the code: -E may make it 0
         return code;

@@ -62,17 +62,9 @@ struct run {
 static int acquire(struct run *run)
 {
     const struct lockctl_arguments *arguments = run->arguments;
-    int result = lock_keeper_acquire(keeper,
-                                     &(struct lock_keeper_acquire){
-                                         .key = arguments->key,
-                                         .wait_ms = arguments->wait,
-                                         .ttl_ms = arguments->ttl,
-                                         .deadline_ms = arguments->deadline,
-                                         .label = arguments->label,
-                                     },
-                                     &run->lease);
+    struct lock_keeper_acquire wanted = lockctl_wanted(arguments);
 
-    return lockctl_refused(arguments, keeper, result);
+    return lockctl_refused(arguments, keeper, lock_keeper_acquire(keeper, &wanted, &run->lease));
 }
 
 static bool set_environment(const struct run *run)

@@ -173,13 +173,8 @@ static void show(struct watch *watch)
 static int take_signals(void)
 {
     static const int signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};
-    sigset_t taken;
 
-    sigemptyset(&taken);
-    for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++)
-        sigaddset(&taken, signals[i]);
-    sigprocmask(SIG_BLOCK, &taken, NULL);
-    return signalfd(-1, &taken, SFD_CLOEXEC | SFD_NONBLOCK);
+    return lockctl_take_signals(signals, sizeof signals / sizeof signals[0]);
 }
 
 // The first connection has to succeed; later a sidecar may come and go.
