@@ -583,6 +583,6 @@ void keeper_query_completed(struct keeper *keeper, const struct store_completion
     else if (session && completion->op == STORE_BREAK)
         tell_broken(session, query, completion->outcome == STORE_OK);
     else if (session)
-        tell_inspected(keeper, session, query, completion, now_ms);
+        tell_inspected(keeper, session, query, completion);
     close_query(keeper, completion->lease);
 }

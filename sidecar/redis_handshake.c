@@ -164,15 +164,13 @@ int redis_handshake_begin(struct redis_handshake *handshake, const struct redis_
                           enum redis_handshake_step steps[REDIS_HANDSHAKE_MAX_REPLIES], char *error,
                           size_t error_size)
 {
-    int count = 0;
-    int r;
+    int count;
 
     *handshake = (struct redis_handshake){.began_us = wall_us()};
-    r = begin_auth(url, password_file, out, error, error_size);
-    if (r < 0)
-        return r;
-    if (r > 0)
-        steps[count++] = REDIS_HANDSHAKE_AUTH;
+    count = begin_auth(url, password_file, out, error, error_size);
+    if (count < 0)
+        return count;
+    steps[0] = REDIS_HANDSHAKE_AUTH; // where there is one
     if (url->database > 0) {
         char database[16];
 
@@ -198,15 +196,13 @@ int redis_handshake_begin_watch(struct redis_handshake *handshake, const struct 
                                 enum redis_handshake_step steps[REDIS_HANDSHAKE_MAX_REPLIES],
                                 char *error, size_t error_size)
 {
-    int count = 0;
-    int r;
+    int count;
 
     *handshake = (struct redis_handshake){0};
-    r = begin_auth(url, password_file, out, error, error_size);
-    if (r < 0)
-        return r;
-    if (r > 0)
-        steps[count++] = REDIS_HANDSHAKE_AUTH;
+    count = begin_auth(url, password_file, out, error, error_size);
+    if (count < 0)
+        return count;
+    steps[0] = REDIS_HANDSHAKE_AUTH; // where there is one
     redis_call_write_words(out, (const char *const[]){"CLIENT", "SETNAME", "lock-keeper-watch"}, 3);
     steps[count++] = REDIS_HANDSHAKE_NAME;
     return count;

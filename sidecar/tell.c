@@ -381,13 +381,12 @@ static void write_inspected_value(struct buf *out, const struct value *value, in
 }
 
 void tell_inspected(const struct keeper *keeper, struct session *session, const struct query *query,
-                    const struct store_completion *completion, int64_t now_ms)
+                    const struct store_completion *completion)
 {
     struct buf *out = &session->out;
     bool held = completion->outcome == STORE_HELD;
     struct value value;
 
-    (void)now_ms;
     writer_reply(out, true, WIRE_OP_INSPECT, &query->id);
     write_query_key(out, query);
     writer_bool(out, WIRE_MEMBER_HELD, held);

@@ -47,7 +47,7 @@ void tell_extended(struct session *session, const struct query *query, const str
 void tell_not_adopted(struct session *session, const struct message_id *id, const char *key,
                       size_t key_length);
 void tell_inspected(const struct keeper *keeper, struct session *session, const struct query *query,
-                    const struct store_completion *completion, int64_t now_ms);
+                    const struct store_completion *completion);
 void tell_broken(struct session *session, const struct query *query, bool broken);
 // Redis did not answer, or refused.
 void tell_query_failed(struct session *session, const struct query *query,
