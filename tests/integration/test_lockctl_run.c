@@ -66,6 +66,10 @@ START_TEST(a_held_lock_is_75_or_as_asked)
     expect_output("the lock on 'key' is held by process");
     expect_output("(first)");
     ck_assert_int_eq(RUN("run", "-n", "-E", "9", "key", "--", "true"), 9);
+    // 0 says that all is well, not that the lock is held: nothing runs, nothing is granted.
+    ck_assert_int_eq(RUN("run", "-n", "-E", "0", "key", "--", "false"), 0);
+    ck_assert_int_eq(RUN("acquire", "-n", "-E", "0", "key"), 0);
+    ck_assert_ptr_null(strstr(output, "\"lease\""));
     ck_assert_int_eq(RUN("run", "-w", "100ms", "key", "--", "true"), 75);
     private_redis_run(&redis, "SET lock:foreign somebody");
     ck_assert_int_eq(RUN("run", "-n", "foreign", "--", "true"), 75);
