@@ -4,7 +4,9 @@
 // that contend for few keys, real faults at random, what each client saw and what Redis executed.
 //
 // A record of a sidecar (WROTE_x) is made when its client reads it, READ_x when its client has
-// written it; so what depends on a sidecar's own clock or on its sends is left to the simulator.
+// written it; so what depends on a sidecar's own clock or on its sends is left to the simulator. A
+// grant is taken for written when Redis set the key: by the time it is read, the key may have been
+// deleted by hand.
 // LOCK_KEEPER_SEED chooses another run; the seed of one that failed is in its message.
 
 #include <poll.h>
@@ -410,6 +412,22 @@ static void run_for(int64_t ms)
     undo_us = 0;
 }
 
+// Each grant back to the newest SET of its token before it.
+static void date_grants(const struct history_record *executed, size_t executed_count)
+{
+    for (size_t i = 0; i < count; i++) {
+        int64_t set_at_us = 0;
+        if (records[i].kind != HISTORY_WROTE_GRANTED)
+            continue;
+        for (size_t k = 0; k < executed_count && executed[k].at_us <= records[i].at_us; k++)
+            if (executed[k].kind == HISTORY_SET &&
+                memcmp(&executed[k].token, &records[i].token, sizeof records[i].token) == 0)
+                set_at_us = executed[k].at_us;
+        ck_assert_msg(set_at_us > 0, "a grant of a token that Redis never set");
+        records[i].at_us = set_at_us;
+    }
+}
+
 static int by_time(const void *a, const void *b)
 {
     const struct history_record *one = a, *other = b;
@@ -419,14 +437,17 @@ static int by_time(const void *a, const void *b)
     return one->request < other->request ? -1 : one->request > other->request; // as they came
 }
 
-// Both traces in the order of time. `request` is lent to keep the order of equal instants.
+// Both traces in the order of time, what Redis executed first. `request` is lent to keep the order of
+// equal instants.
 static void merge(const struct history_record *executed, size_t executed_count)
 {
     uint32_t *kept;
 
     records = realloc(records, (count + executed_count) * sizeof *records);
     ck_assert_ptr_nonnull(records);
-    memcpy(records + count, executed, executed_count * sizeof *records);
+    date_grants(executed, executed_count);
+    memmove(records + executed_count, records, count * sizeof *records);
+    memcpy(records, executed, executed_count * sizeof *records);
     count += executed_count;
     kept = malloc(count * sizeof *kept);
     ck_assert_ptr_nonnull(kept);
