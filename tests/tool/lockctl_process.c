@@ -32,10 +32,9 @@ const char *lockctl_binary(void)
 static _Noreturn void exec_lockctl(char **argv, const char *socket, int input, int output,
                                    int errors)
 {
-    static const int signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE};
-
     // Nothing of check's, or of whoever runs us.
     close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
+    signal(SIGPIPE, SIG_DFL);
     dup2(input, STDIN_FILENO);
     dup2(output, STDOUT_FILENO);
     dup2(errors, STDERR_FILENO);
@@ -43,9 +42,6 @@ static _Noreturn void exec_lockctl(char **argv, const char *socket, int input, i
         setenv("LOCK_KEEPER_SOCKET", socket, 1);
     else
         unsetenv("LOCK_KEEPER_SOCKET");
-    // Whoever runs the tests in the background, or under nohup, has some of them ignored.
-    for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++)
-        signal(signals[i], SIG_DFL);
     execv(argv[0], argv);
     _exit(99);
 }
