@@ -352,7 +352,7 @@ static int64_t lateness(struct sim_host *host)
         return chance_between(chance, 5, 100);
     if (chance_percent(chance, 3)) {
         fault_count(host->world, SIM_LATE);
-        return chance_between(chance, 1000, 10000);
+        return chance_between(chance, 1000, HOST_LATE_US);
     }
     return chance_between(chance, 5, 1000);
 }
@@ -383,7 +383,7 @@ static int64_t gap_us(struct sim_host *host)
         return 0;
     }
     if (fault_is_on(host->world, SIM_LATE) && chance_below(chance, 20) == 0)
-        return chance_between(chance, 10, 3000);
+        return chance_between(chance, 10, HOST_GAP_US);
     return 0;
 }
 
@@ -430,11 +430,16 @@ void host_turn(struct sim_host *host, uint32_t serial)
         plan(host, host->phase, host->world->now_us + gap);
 }
 
+// Never later for it: what was due at a time of its own stays due then.
 void host_wake(struct sim_host *host, int64_t at_us)
 {
+    int64_t turn_us;
+
     if (!host->alive || host->frozen || host->phase != SIM_PHASE_IDLE || at_us >= host->turn_us)
         return;
-    plan(host, SIM_PHASE_IDLE, at_us + lateness(host));
+    turn_us = at_us + lateness(host);
+    if (turn_us < host->turn_us)
+        plan(host, SIM_PHASE_IDLE, turn_us);
 }
 
 // ---- Life ----

@@ -417,6 +417,14 @@ enum sim_phase {
     SIM_PHASE_FLUSH
 };
 
+// How late a loop may be: a turn begins up to HOST_LATE_US after its time, and the one before it may
+// stand still for HOST_GAP_US after each phase but the last.
+enum {
+    HOST_LATE_US = 10000,
+    HOST_GAP_US = 3000,
+    HOST_LATEST_US = HOST_LATE_US + 3 * HOST_GAP_US + 1000, // its clock shows whole ms
+};
+
 struct sim_host {
     struct world *world;
     uint32_t index;

@@ -336,7 +336,7 @@ int world_run(const struct sim_run *run, struct sim_stats *stats, char *why, siz
 {
     static struct world world; // too large for a stack; one at a time
     struct history_options options = {
-        .late_us = 15000,
+        .late_us = HOST_LATEST_US,
         .answer_us = 400000,
         .tidy_us = 150000,
         .beat_us = 50000,
