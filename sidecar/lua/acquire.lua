@@ -12,13 +12,13 @@
 -- raised one loses its code in old versions.
 local lock = KEYS[1]
 local value = redis.pcall('GET', lock)
-if type(value) == 'table' then
-    if not string.find(value.err, 'WRONGTYPE', 1, true) then
-        return value
-    end
-    return {2, redis.call('PTTL', lock), redis.call('TYPE', lock).ok}
-end
 if value then
+    if type(value) == 'table' then
+        if not string.find(value.err, 'WRONGTYPE', 1, true) then
+            return value
+        end
+        return {2, redis.call('PTTL', lock), redis.call('TYPE', lock).ok}
+    end
     local head = string.sub(value, 1, 54)
     if head == ARGV[1] then
         local expire = redis.pcall('PEXPIRE', lock, ARGV[2])
@@ -37,26 +37,28 @@ if type(fence) == 'table' then
     return fence
 end
 local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
 local taken = fence
 if fence < 1000000000000000 then -- the counter was lost: it begins anew above all earlier ones
-    fence = now
+    fence = time[1] * 1000000 + time[2]
 end
-if fence <= tonumber(ARGV[4]) then
-    fence = tonumber(ARGV[4]) + 1
+local floor = tonumber(ARGV[4])
+if fence <= floor then
+    fence = floor + 1
 end
 if fence >= 9007199254740991 then
     return redis.error_reply('ERR the counter of fencing tokens is out of range')
 end
-local digits = string.format('%.0f', fence)
+-- Numbers of 16 digits are written in two parts: %.0f takes 0.3 us, and %d of a small one a tenth.
+local low = fence % 1000000
+local high = (fence - low) / 1000000
 if fence ~= taken then
-    redis.call('SET', KEYS[2], digits)
+    redis.call('SET', KEYS[2], string.format('%d%06d', high, low))
 end
-local held = value
-value = string.format('%s%s %s %.0f %.0f %s', ARGV[1], digits, ARGV[2], now + ARGV[3] * 1000, now,
-    ARGV[5])
-redis.call('SET', lock, value, 'PX', ARGV[2])
-if held then
+local deadline = time[2] + ARGV[3] * 1000
+local us = deadline % 1000000
+redis.call('SET', lock, string.format('%s%d%06d %s %d%06d %s%06d %s', ARGV[1], high, low, ARGV[2],
+    time[1] + (deadline - us) / 1000000, us, time[1], time[2], ARGV[5]), 'PX', ARGV[2])
+if value then
     return {1, fence, 1}
 end
 return {1, fence}
