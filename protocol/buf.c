@@ -54,7 +54,7 @@ static bool buf_grow(struct buf *buf, size_t size)
     return true;
 }
 
-char *buf_reserve(struct buf *buf, size_t size)
+char *buf_make_room(struct buf *buf, size_t size)
 {
     if (buf->failed)
         return NULL;
@@ -69,25 +69,6 @@ char *buf_reserve(struct buf *buf, size_t size)
         }
     }
     return buf->data + buf->end;
-}
-
-void buf_commit(struct buf *buf, size_t size)
-{
-    assert(size <= buf->capacity - buf->end);
-    buf->end += size;
-}
-
-void buf_append(struct buf *buf, const char *bytes, size_t size)
-{
-    char *room;
-
-    if (size == 0)
-        return;
-    room = buf_reserve(buf, size);
-    if (room == NULL)
-        return;
-    memcpy(room, bytes, size);
-    buf_commit(buf, size);
 }
 
 void buf_append_string(struct buf *buf, const char *string)

@@ -5,8 +5,10 @@
 // every later append and says so in `failed`, so a writer checks once at the end.
 #pragma once
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <string.h>
 
 struct buf {
     char *data;   // owned
@@ -32,10 +34,30 @@ static inline const char *buf_bytes(const struct buf *buf)
 
 // Room for at least size more bytes at the returned place, or NULL (and failed). The caller writes
 // there and calls buf_commit with the number of bytes written. Valid until the next call.
-char *buf_reserve(struct buf *buf, size_t size);
-void buf_commit(struct buf *buf, size_t size);
+char *buf_make_room(struct buf *buf, size_t size);
+static inline char *buf_reserve(struct buf *buf, size_t size)
+{
+    if (buf->failed || buf->data == NULL || buf->capacity - buf->end < size)
+        return buf_make_room(buf, size);
+    return buf->data + buf->end;
+}
 
-void buf_append(struct buf *buf, const char *bytes, size_t size);
+static inline void buf_commit(struct buf *buf, size_t size)
+{
+    assert(size <= buf->capacity - buf->end);
+    buf->end += size;
+}
+
+static inline void buf_append(struct buf *buf, const char *bytes, size_t size)
+{
+    char *room = size > 0 ? buf_reserve(buf, size) : NULL;
+
+    if (room == NULL)
+        return;
+    memcpy(room, bytes, size);
+    buf_commit(buf, size);
+}
+
 void buf_append_string(struct buf *buf, const char *string);
 void buf_append_int(struct buf *buf, long long value);
 

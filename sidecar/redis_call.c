@@ -37,18 +37,49 @@ enum { BREAK_LIVES_MS = 60000 };
 
 // ---- Encoding ----
 
+// Room is asked for once for each argument: a batch of renewals is hundreds of short ones.
+enum { DIGITS_MAX = 20, HEADER_MAX = 1 + DIGITS_MAX + 2 };
+
+static char *put_number(char *to, uint64_t number)
+{
+    char digits[DIGITS_MAX];
+    size_t at = sizeof digits;
+
+    do {
+        digits[--at] = (char)('0' + number % 10);
+        number /= 10;
+    } while (number > 0);
+    memcpy(to, digits + at, sizeof digits - at);
+    return to + (sizeof digits - at);
+}
+
+static char *put_header(char *to, char type, size_t number)
+{
+    *to = type;
+    to = put_number(to + 1, number);
+    memcpy(to, "\r\n", 2);
+    return to + 2;
+}
+
 static void append_header(struct buf *out, char type, size_t number)
 {
-    buf_append(out, &type, 1);
-    buf_append_int(out, (long long)number);
-    buf_append(out, "\r\n", 2);
+    char *room = buf_reserve(out, HEADER_MAX);
+
+    if (room)
+        buf_commit(out, (size_t)(put_header(room, type, number) - room));
 }
 
 static void append_bulk(struct buf *out, const char *bytes, size_t size)
 {
-    append_header(out, '$', size);
-    buf_append(out, bytes, size);
-    buf_append(out, "\r\n", 2);
+    char *room = buf_reserve(out, HEADER_MAX + size + 2);
+    char *to;
+
+    if (!room)
+        return;
+    to = put_header(room, '$', size);
+    memcpy(to, bytes, size);
+    memcpy(to + size, "\r\n", 2);
+    buf_commit(out, (size_t)(to + size + 2 - room));
 }
 
 // prefix + key + end as one argument.
@@ -57,12 +88,18 @@ static void append_name(struct buf *out, const char *prefix, const char *key, si
 {
     size_t prefix_length = strlen(prefix);
     size_t end_length = strlen(end);
+    size_t size = prefix_length + key_length + end_length;
+    char *room = buf_reserve(out, HEADER_MAX + size + 2);
+    char *to;
 
-    append_header(out, '$', prefix_length + key_length + end_length);
-    buf_append(out, prefix, prefix_length);
-    buf_append(out, key, key_length);
-    buf_append(out, end, end_length);
-    buf_append(out, "\r\n", 2);
+    if (!room)
+        return;
+    to = put_header(room, '$', size);
+    memcpy(to, prefix, prefix_length);
+    memcpy(to + prefix_length, key, key_length);
+    memcpy(to + prefix_length + key_length, end, end_length);
+    memcpy(to + size, "\r\n", 2);
+    buf_commit(out, (size_t)(to + size + 2 - room));
 }
 
 static void append_key(struct buf *out, const char *prefix, const char *key, size_t key_length)
@@ -72,11 +109,13 @@ static void append_key(struct buf *out, const char *prefix, const char *key, siz
 
 static void append_number(struct buf *out, int64_t number)
 {
-    char digits[24];
-    struct buf text = {.data = digits, .capacity = sizeof digits};
+    char digits[1 + DIGITS_MAX];
+    char *to = digits;
 
-    buf_append_int(&text, number);
-    append_bulk(out, digits, buf_length(&text));
+    if (number < 0)
+        *to++ = '-';
+    to = put_number(to, number < 0 ? 0 - (uint64_t)number : (uint64_t)number);
+    append_bulk(out, digits, (size_t)(to - digits));
 }
 
 static void append_head(struct buf *out, const struct store_token *token)
