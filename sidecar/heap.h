@@ -34,6 +34,12 @@ static inline bool heap_has(const struct heap *heap, uint32_t item)
     return item < heap->known && heap->places[item] > 0;
 }
 
+// The instant of an item, INT64_MAX for none.
+static inline int64_t heap_at(const struct heap *heap, uint32_t item)
+{
+    return heap_has(heap, item) ? heap->entries[heap->places[item] - 1].at_ms : INT64_MAX;
+}
+
 // The earliest instant, INT64_MAX when empty; and its item (only when not empty).
 static inline int64_t heap_earliest(const struct heap *heap)
 {

@@ -33,11 +33,16 @@ void keeper_draw(struct keeper *keeper, void *bytes, size_t size)
     explicit_bzero(keeper->random + keeper->random_left, size);
 }
 
-uint32_t keeper_draw_spread(struct keeper *keeper)
+// ---- Heartbeats ----
+
+// The golden section of 2^32: whatever the number of blocks, their phases lie evenly.
+#define BLOCK_PHASE UINT32_C(2654435769)
+
+uint32_t keeper_phase(const struct keeper *keeper, uint32_t number)
 {
-    uint16_t spread;
-    keeper_draw(keeper, &spread, sizeof spread);
-    return spread % LEASE_SPREAD;
+    uint32_t turned = number / SCHEDULE_BLOCK * BLOCK_PHASE;
+
+    return (keeper->phase + turned / (UINT32_MAX / LEASE_PHASES + 1)) % LEASE_PHASES;
 }
 
 // ---- Telling ----
@@ -207,7 +212,7 @@ static void forget(struct keeper *keeper, uint32_t number)
         keeper_detach(keeper, session, number);
     if (slot->bind == WIRE_BIND_PID)
         keeper_unbind_process(keeper, slot);
-    heap_set(&keeper->heap, number, INT64_MAX);
+    schedule_set(&keeper->schedule, number, INT64_MAX);
     accounts_give(&keeper->accounts, slot->account, ACCOUNT_LEASES);
     table_close(&keeper->table, number);
     keeper_query_forgotten(keeper, number, generation);
@@ -259,7 +264,8 @@ static void carry_out(struct keeper *keeper, uint32_t number, const struct lease
     if (actions->set & LEASE_DO_FORGET)
         forget(keeper, number);
     else
-        heap_set(&keeper->heap, number, lease_wake_at(&slot->lease, &keeper->options.rules));
+        schedule_set(&keeper->schedule, number,
+                     lease_wake_at(&slot->lease, &keeper->options.rules));
 }
 
 void keeper_count(struct keeper *keeper, const struct lease *lease, int difference)
@@ -355,14 +361,14 @@ void keeper_go_on_walking(struct keeper *keeper, int64_t now_ms)
 
 void keeper_sweep(struct keeper *keeper, int64_t now_ms)
 {
-    for (int i = 0; i < KEEPER_SWEEP && heap_earliest(&keeper->heap) <= now_ms; i++)
-        keeper_apply_kind(keeper, heap_first(&keeper->heap), LEASE_ON_WAKE, now_ms);
+    for (int i = 0; i < KEEPER_SWEEP && schedule_earliest(&keeper->schedule) <= now_ms; i++)
+        keeper_apply_kind(keeper, schedule_first(&keeper->schedule), LEASE_ON_WAKE, now_ms);
     keeper_go_on_walking(keeper, now_ms);
 }
 
-int64_t keeper_next_wake(const struct keeper *keeper)
+int64_t keeper_next_wake(struct keeper *keeper)
 {
-    int64_t next_ms = heap_earliest(&keeper->heap);
+    int64_t next_ms = schedule_earliest(&keeper->schedule);
 
     if (keeper->walk != KEEPER_WALK_NONE)
         return INT64_MIN;
@@ -420,13 +426,14 @@ int keeper_init(struct keeper *keeper, const struct keeper_options *options, str
     *keeper = (struct keeper){.options = *options, .store = store, .session_count = 64};
     keeper_draw(keeper, hash_key, sizeof hash_key);
     keeper_draw(keeper, name, sizeof name);
+    keeper_draw(keeper, &keeper->phase, sizeof keeper->phase);
     for (size_t i = 0; i < sizeof name; i++) {
         keeper->instance[2 * i] = digits[name[i] >> 4];
         keeper->instance[2 * i + 1] = digits[name[i] & 15];
     }
     keeper->session_free = 1; // 0 is nobody's number
     keeper->sessions = calloc(keeper->session_count, sizeof(*keeper->sessions));
-    heap_init(&keeper->heap);
+    schedule_init(&keeper->schedule);
     accounts_init(&keeper->accounts, options->caps);
     r = keeper->sessions ? table_init(&keeper->table, hash_key) : -ENOMEM;
     if (r < 0) {
@@ -443,7 +450,7 @@ void keeper_deinit(struct keeper *keeper)
     struct pending *pending;
 
     table_deinit(&keeper->table);
-    heap_deinit(&keeper->heap);
+    schedule_deinit(&keeper->schedule);
     accounts_deinit(&keeper->accounts);
     while ((pending = keeper->free_pending)) {
         keeper->free_pending = pending->next;

@@ -11,8 +11,8 @@
 
 #include "protocol/message.h"
 #include "sidecar/account.h"
-#include "sidecar/heap.h"
 #include "sidecar/lease.h"
+#include "sidecar/schedule.h"
 #include "sidecar/session.h"
 #include "sidecar/store.h"
 #include "sidecar/table.h"
@@ -90,7 +90,8 @@ struct keeper {
     struct keeper_options options;
     struct store *store;
     struct table table;
-    struct heap heap;
+    struct schedule schedule; // of LEASE_ON_WAKE, by slot
+    uint16_t phase;           // of the heartbeats of its first block of slots
     struct accounts accounts;
     struct session **sessions; // owned array; by number, NULL where free
     uint32_t session_count;
@@ -162,7 +163,7 @@ void keeper_process_ended(struct keeper *keeper, void *watch, int64_t now_ms);
 
 // Wakes what is due, bounded; call it again while keeper_next_wake <= now.
 void keeper_sweep(struct keeper *keeper, int64_t now_ms);
-int64_t keeper_next_wake(const struct keeper *keeper);
+int64_t keeper_next_wake(struct keeper *keeper);
 
 // ---- The end ----
 

@@ -21,9 +21,10 @@ void keeper_apply(struct keeper *keeper, uint32_t number, const struct lease_eve
                   const struct store_completion *completion, int64_t now_ms);
 void keeper_apply_kind(struct keeper *keeper, uint32_t number, enum lease_event_kind kind,
                        int64_t now_ms);
-// Random bytes; a random spread for an event.
+// Random bytes.
 void keeper_draw(struct keeper *keeper, void *bytes, size_t size);
-uint32_t keeper_draw_spread(struct keeper *keeper);
+// The phase of a slot's heartbeats: that of its block, so that a block is renewed in one call.
+uint32_t keeper_phase(const struct keeper *keeper, uint32_t number);
 // Counts the lease's state, +1 or -1, into what keeper_is_drained looks at.
 void keeper_count(struct keeper *keeper, const struct lease *lease, int difference);
 // Goes on with the walk over all slots, some of them.

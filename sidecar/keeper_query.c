@@ -317,7 +317,7 @@ static uint32_t open_adopted(struct keeper *keeper, struct query *query, const s
     struct slot *slot;
     uint32_t number;
 
-    number = heap_reserve(&keeper->heap, keeper->table.used + 1) == 0
+    number = schedule_reserve(&keeper->schedule, keeper->table.used + 1) == 0
                  ? table_open(&keeper->table, &query->token, query->key, query->key_length,
                               value->label, value->label_length)
                  : SLOT_NONE;
@@ -414,7 +414,7 @@ static uint32_t take_on(struct keeper *keeper, struct query *query,
                      .kind = LEASE_ON_ADOPTED,
                      .sent_at_ms = completion->sent_at_ms,
                      .age_ms = (completion->now_us - value->since_us) / 1000,
-                     .spread = keeper_draw_spread(keeper),
+                     .phase = keeper_phase(keeper, number),
                  },
                  NULL, now_ms);
     return table_find(&keeper->table, number, generation) ? number : SLOT_NONE;
@@ -466,7 +466,7 @@ static void adopted_here(struct keeper *keeper, const struct query *query,
                      &(struct lease_event){
                          .kind = LEASE_ON_RENEWED,
                          .sent_at_ms = completion->sent_at_ms,
-                         .spread = keeper_draw_spread(keeper),
+                         .phase = keeper_phase(keeper, query->lease),
                          .late = true, // it says nothing of a heartbeat that is under way
                      },
                      NULL, now_ms);

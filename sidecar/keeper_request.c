@@ -126,7 +126,7 @@ static uint32_t make_slot(struct keeper *keeper, const struct message_request *r
 {
     struct message_token token;
 
-    if (heap_reserve(&keeper->heap, keeper->table.used + 1) < 0)
+    if (schedule_reserve(&keeper->schedule, keeper->table.used + 1) < 0)
         return SLOT_NONE;
     keeper_draw(keeper, &token, sizeof token);
     return table_open(&keeper->table, &token, request->key, request->key_length, request->label,

@@ -163,7 +163,7 @@ static void lease_completed(struct keeper *keeper, const struct store_completion
         return;
     if (completion->op == STORE_ACQUIRE)
         event.retry_ms = retry_ms(completion, slot);
-    event.spread = keeper_draw_spread(keeper);
+    event.phase = keeper_phase(keeper, completion->lease);
     keeper_apply(keeper, completion->lease, &event, completion, now_ms);
     if (event.kind == LEASE_ON_GRANTED)
         keeper_end_late_grant(keeper, completion->lease, completion->generation, now_ms);

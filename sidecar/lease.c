@@ -114,8 +114,11 @@ static int64_t needed_ms(int64_t ttl_ms)
 int64_t lease_margin_ms(const struct lease_rules *rules, int64_t ttl_ms)
 {
     int64_t margin = rules->revoke_margin_ms ? rules->revoke_margin_ms : ttl_ms / 5;
-    int64_t room = ttl_ms - lease_drift_ms(ttl_ms) - margin - needed_ms(ttl_ms);
+    int64_t room;
 
+    if (rules->widen_ms == 0)
+        return margin;
+    room = ttl_ms - lease_drift_ms(ttl_ms) - margin - needed_ms(ttl_ms);
     return margin + max64(min64(rules->widen_ms, room), 0);
 }
 
@@ -193,19 +196,35 @@ enum lease_release_outcome lease_release_outcome(const struct lease *lease)
     return LEASE_RELEASE_DONE;
 }
 
-// When a heartbeat is due after a positive answer: P after the send, up to an eighth of P earlier, so
-// that leases which were renewed together drift apart.
-static int64_t next_heartbeat(const struct lease *lease, const struct lease_event *event)
+// When the heartbeat after a positive answer is due. Leases of the same phase have theirs at the same
+// instants, one in each P: the last of those that is not later than P after the send. One that is
+// nearer to the send than least_ms is not waited for: this lease is out of step, and comes nearer to
+// it by going earlier than P each time.
+static int64_t heartbeat_at(const struct lease *lease, const struct lease_event *event,
+                            int64_t least_ms)
 {
-    int64_t period = lease_heartbeat_ms(lease->ttl_ms);
-    return event->sent_at_ms + period - period / 8 * event->spread / LEASE_SPREAD;
+    int64_t period_ms = lease_heartbeat_ms(lease->ttl_ms);
+    int64_t phase_ms = period_ms * event->phase / LEASE_PHASES;
+    int64_t since_ms = (event->sent_at_ms % period_ms - phase_ms + period_ms) % period_ms;
+
+    if (period_ms - since_ms >= least_ms)
+        return event->sent_at_ms + period_ms - since_ms;
+    return event->sent_at_ms + least_ms + phase_ms / 16;
 }
 
-// The first one is anywhere in the last three quarters of P: leases opened together part at once.
+// Up to an eighth of P before P, so that what was renewed together, after an outage, drifts apart.
+static int64_t next_heartbeat(const struct lease *lease, const struct lease_event *event)
+{
+    int64_t period_ms = lease_heartbeat_ms(lease->ttl_ms);
+    return heartbeat_at(lease, event, period_ms - period_ms / 8);
+}
+
+// Anywhere in the last three quarters of P: leases opened together part at once. Not earlier, so that
+// an answer within C finds it still to come.
 static int64_t first_heartbeat(const struct lease *lease, const struct lease_event *event)
 {
-    int64_t period = lease_heartbeat_ms(lease->ttl_ms);
-    return event->sent_at_ms + period - period * 3 / 4 * event->spread / LEASE_SPREAD;
+    int64_t period_ms = lease_heartbeat_ms(lease->ttl_ms);
+    return heartbeat_at(lease, event, period_ms - period_ms * 3 / 4);
 }
 
 static int64_t validity(const struct lease *lease, int64_t sent_at_ms)

@@ -21,7 +21,7 @@
 enum {
     LEASE_MIN_MARGIN_MS = 50,
     LEASE_MIN_RETRY_MS = 5,
-    LEASE_SPREAD = 1024, // events carry a random spread in [0, LEASE_SPREAD)
+    LEASE_PHASES = 1 << 16,
 };
 #define LEASE_MAX_SPAN_MS INT64_C(2147483647) // longest TTL or deadline: 24 days
 
@@ -62,11 +62,11 @@ enum lease_event_kind {
     LEASE_ON_START,         // NEW, QUEUED: ask the store
     LEASE_ON_DEFER,         // QUEUED: ask the store after retry_ms, not earlier
     LEASE_ON_POKE,          // the key may be free
-    LEASE_ON_GRANTED,       // the store granted it (sent_at_ms, spread)
-    LEASE_ON_ADOPTED,       // NEW: the store moved a living lease here (sent_at_ms, age_ms, spread)
+    LEASE_ON_GRANTED,       // the store granted it (sent_at_ms, phase)
+    LEASE_ON_ADOPTED,       // NEW: the store moved a living lease here (sent_at_ms, age_ms, phase)
     LEASE_ON_DENIED,        // the key is another's, or nothing was done (final, certain, retry_ms)
     LEASE_ON_UNKNOWN,       // no answer: it may have been granted, or may yet be
-    LEASE_ON_RENEWED,       // (sent_at_ms, spread, late)
+    LEASE_ON_RENEWED,       // (sent_at_ms, phase, late)
     LEASE_ON_RENEW_FAILED,  // no positive answer; proves nothing
     LEASE_ON_NOT_OWNER,     // the key is not ours
     LEASE_ON_DELETED,       // the compare-and-delete found the key and deleted it (certain)
@@ -92,9 +92,9 @@ struct lease_event {
     int64_t retry_ms;    // DENIED, UNKNOWN: a waiter asks again after it
     int64_t grace_ms;    // BREAK
     int64_t deadline_ms; // EXTEND
-    uint32_t spread;
-    bool late;  // RENEWED, RENEW_FAILED, NOT_OWNER: the attempt had timed out already
-    bool final; // DENIED: waiting does not help
+    uint32_t phase;      // GRANTED, ADOPTED, RENEWED: of its heartbeats, in [0, LEASE_PHASES)
+    bool late;           // RENEWED, RENEW_FAILED, NOT_OWNER: the attempt had timed out already
+    bool final;          // DENIED: waiting does not help
     // GRANTED, DELETED, NOT_THERE: nothing sent earlier can still arrive. DENIED: nor is the key ours.
     bool certain;
     bool tell; // RELEASE, UNBIND: send the holder a revoked event

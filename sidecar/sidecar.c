@@ -68,7 +68,7 @@ static void unwatch_process(void *context, void *watch)
 
 // ---- A turn ----
 
-static int64_t earliest(const struct sidecar *sidecar)
+static int64_t earliest(struct sidecar *sidecar)
 {
     const int64_t at[] = {
         keeper_next_wake(&sidecar->keeper),

@@ -185,10 +185,10 @@ static bool has_query(const struct keeper *keeper)
 
 static void check_idle(void)
 {
-    const struct keeper *keeper = &core.keeper;
+    struct keeper *keeper = &core.keeper;
 
     FUZZ_CHECK(keeper->table.live == 0 && keeper->pending == 0 && keeper->owed == 0);
-    FUZZ_CHECK(keeper->heap.count == 0 && keeper_next_wake(keeper) == INT64_MAX);
+    FUZZ_CHECK(keeper->schedule.count == 0 && keeper_next_wake(keeper) == INT64_MAX);
     FUZZ_CHECK(core.watch_count == 0 && keeper->process_count == 0 && !has_query(keeper));
     FUZZ_CHECK(keeper->table.by_token.items == 0 && keeper->table.by_key.items == 0);
     for (uint32_t i = 0; i < keeper->accounts.count; i++)

@@ -296,7 +296,7 @@ static void do_clients(struct sim_host *host)
     read_client(host, client);
 }
 
-static int64_t next_turn(const struct sim_host *host)
+static int64_t next_turn(struct sim_host *host)
 {
     int64_t next_ms = keeper_next_wake(&host->keeper);
     int64_t store_ms = host->store.store.ops->next_timeout(&host->store.store);

@@ -203,13 +203,13 @@ static bool has_query(const struct keeper *keeper)
 static void check_empty(struct world *world)
 {
     for (uint32_t i = 0; i < world->host_count; i++) {
-        const struct sim_host *host = &world->hosts[i];
-        const struct keeper *keeper = &host->keeper;
+        struct sim_host *host = &world->hosts[i];
+        struct keeper *keeper = &host->keeper;
         if (!host->alive)
             continue;
         if (keeper->table.live || keeper->pending || keeper->owed)
             world_broken(world, "I12: leases are left in a sidecar without clients");
-        if (heap_earliest(&keeper->heap) != INT64_MAX)
+        if (schedule_earliest(&keeper->schedule) != INT64_MAX)
             world_broken(world, "I12: a timer is left in a sidecar without leases");
         if (host->store.call_count)
             world_broken(world, "I12: calls to the store are left without leases");

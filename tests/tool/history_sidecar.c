@@ -296,17 +296,25 @@ static bool is_open(struct history *history, const struct tracked *lease, int64_
            (lease->end == HISTORY_DENIED && lease->adopted); // another adoption may be under way
 }
 
+// It was adopted elsewhere, its sidecar gave it up with nobody to tell, and adopts it now.
+static bool comes_back(const struct tracked *lease, const struct history_record *record)
+{
+    return history_is_detached(lease) && lease->lost && record->request;
+}
+
 static void on_answered(struct history *history, const struct history_record *record)
 {
     struct tracked *lease = history_at(history, &record->token, record->sidecar);
 
-    if (!lease || record->at_us >= lease->revoke_us || record->until_us <= lease->confirmed_us ||
+    if (!lease || record->until_us <= lease->confirmed_us ||
+        (record->at_us >= lease->revoke_us && !comes_back(lease, record)) ||
         !is_open(history, lease, record->at_us))
         return;
     // Whoever adopted it has gone: then it may go on as it was.
     if (history_is_detached(lease) && record->request &&
         !history_find_request(history, record->request))
         return;
+    lease->adopted |= comes_back(lease, record);
     lease->confirmed_us = record->until_us;
     lease->revoke_us = record->due_us;
 }

@@ -92,7 +92,7 @@ void rig_check_idle(struct rig *rig)
     ck_assert_uint_eq(keeper->table.live, 0);
     ck_assert_uint_eq(keeper->pending, 0);
     ck_assert_uint_eq(keeper->owed, 0);
-    ck_assert_uint_eq(keeper->heap.count, 0);
+    ck_assert_uint_eq(keeper->schedule.count, 0);
     ck_assert_uint_eq(keeper->table.by_token.items, 0);
     ck_assert_uint_eq(keeper->table.by_key.items, 0);
     for (uint32_t i = 0; i < keeper->accounts.count; i++) {

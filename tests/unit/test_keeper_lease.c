@@ -3,8 +3,10 @@
 // The keeper and a lease that is held: heartbeats and their outcomes, the revoke time and the
 // workflow deadline, releases from its own and from other connections, with every outcome.
 
+#include <stdio.h>
 #include <string.h>
 
+#include "sidecar/keeper_inside.h"
 #include "tests/tool/keeper_rig.h"
 #include "tests/tool/scratch.h"
 
@@ -82,6 +84,73 @@ START_TEST(a_heartbeat)
     ck_assert_int_eq(call->due_by_ms, RIG_START + RIG_P + RIG_D);
     complete(call, STORE_OK);
     leave();
+}
+END_TEST
+
+// Every heartbeat that comes in `periods` of P is answered; the calls of the last period, in order.
+static size_t beat(int periods, struct fake_call *last)
+{
+    int64_t end_ms = rig.now_ms + periods * RIG_P;
+    size_t count = 0;
+
+    while (keeper_next_wake(&rig.keeper) <= end_ms) {
+        rig_at(&rig, keeper_next_wake(&rig.keeper));
+        while (rig.fake.completed < rig.fake.count) {
+            struct fake_call *call = rig_complete(&rig, STORE_RENEW, STORE_OK);
+            if (call->now_ms > end_ms - RIG_P)
+                last[count++] = *call;
+        }
+    }
+    return count;
+}
+
+// Leases in the same block come into step, whenever they were opened, so that one script renews them;
+// those of another block keep their distance.
+START_TEST(a_block_beats_at_once)
+{
+    struct rig_lease others[SCHEDULE_BLOCK];
+    struct fake_call last[2 * SCHEDULE_BLOCK];
+    char key[16];
+    size_t count;
+
+    for (size_t i = 0; i < SCHEDULE_BLOCK + 1; i++) {
+        snprintf(key, sizeof key, "k%zu", i);
+        rig_acquire(&a, i == 0 ? &lease : &others[i - 1], key, ",'deadline_ms':3600000");
+        rig_pass(&rig, i % 7 * 2);
+    }
+    beat(24, last);
+    count = beat(1, last);
+    ck_assert_uint_eq(count, SCHEDULE_BLOCK + 1);
+    for (size_t i = 1; i < count; i++) {
+        bool together = last[i].lease / SCHEDULE_BLOCK == last[0].lease / SCHEDULE_BLOCK;
+        int64_t apart_ms = last[i].now_ms - last[0].now_ms;
+        ck_assert_msg(together ? apart_ms == 0 : apart_ms > RIG_P / 4, "%lld ms apart",
+                      (long long)apart_ms);
+    }
+    rig_gone(&a);
+    for (size_t i = 0; i < SCHEDULE_BLOCK + 1; i++)
+        rig_complete(&rig, STORE_RELEASE, STORE_OK);
+    rig_check_idle(&rig);
+}
+END_TEST
+
+// Of any number of blocks: no gap of more than twice their share.
+START_TEST(the_phases_of_blocks_lie_evenly)
+{
+    static const uint32_t counts[] = {2, 3, 10, 100, 1000};
+    uint32_t blocks = counts[_i];
+    uint8_t taken[LEASE_PHASES] = {0};
+    uint32_t gap = 0, first = LEASE_PHASES, most = 0;
+
+    for (uint32_t i = 0; i < blocks; i++)
+        taken[keeper_phase(&rig.keeper, i * SCHEDULE_BLOCK)] = 1;
+    while (!taken[--first])
+        gap++;
+    for (uint32_t phase = 0; phase < LEASE_PHASES; phase++) {
+        gap = taken[phase] ? 0 : gap + 1;
+        most = gap > most ? gap : most;
+    }
+    ck_assert_uint_le(most, 2 * LEASE_PHASES / blocks);
 }
 END_TEST
 
@@ -589,6 +658,8 @@ static Suite *suite(void)
     tcase_set_timeout(tcase, 20);
     tcase_add_checked_fixture(tcase, begin, end);
     tcase_add_test(tcase, a_heartbeat);
+    tcase_add_test(tcase, a_block_beats_at_once);
+    tcase_add_loop_test(tcase, the_phases_of_blocks_lie_evenly, 0, 5);
     tcase_add_loop_test(tcase, renewed_is_told_where_it_was_asked_for, 0, 5);
     tcase_add_loop_test(tcase, at_risk_is_told_once_where_it_was_asked_for, 0, 20);
     tcase_add_test(tcase, silence_is_a_risk);

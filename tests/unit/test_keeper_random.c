@@ -194,7 +194,7 @@ static void look(void)
         see_slot(&leases[i]);
     HOLDS(rig.keeper.owed <= rig.keeper.pending);
     HOLDS(rig.keeper.pending <= rig.keeper.table.live);
-    HOLDS(rig.keeper.heap.count <= rig.keeper.table.live);
+    HOLDS(rig.keeper.schedule.count <= rig.keeper.table.live);
 }
 
 // ---- Steps ----

@@ -270,7 +270,7 @@ static void take(struct world *world, struct lease_event event)
 
     if (is(world, LEASE_GONE))
         return;
-    event.spread = (uint32_t)below(world, LEASE_SPREAD);
+    event.phase = (uint32_t)below(world, LEASE_PHASES);
     struct lease_actions actions = lease_step(&world->lease, &world->rules, &event, world->now_ms);
     world->steps++;
     say(world, "%s %s%s%s -> %s, actions %#x, flags %#x, until %" PRId64, lease_state_names[was],

@@ -388,7 +388,7 @@ static struct lease_event random_event(struct watch *watch)
     event.grace_ms = one_in(watch, 2) ? 0 : below(watch, watch->lease.ttl_ms);
     event.deadline_ms = 1 + below(watch, 20 * (int64_t)watch->lease.ttl_ms);
     event.tell = one_in(watch, 2);
-    event.spread = (uint32_t)below(watch, LEASE_SPREAD);
+    event.phase = (uint32_t)below(watch, LEASE_PHASES);
     event.sent_at_ms = watch->now_ms - (one_in(watch, 10) ? below(watch, watch->lease.ttl_ms)
                                                           : below(watch, watch->lease.ttl_ms / 12));
     return event;

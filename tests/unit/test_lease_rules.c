@@ -163,11 +163,11 @@ static struct lease acquiring(int64_t ttl_ms, int64_t deadline_ms)
     return lease;
 }
 
-static struct lease granted(int64_t ttl_ms, int64_t sent_at_ms, uint32_t spread, int64_t now_ms)
+static struct lease granted(int64_t ttl_ms, int64_t sent_at_ms, uint32_t phase, int64_t now_ms)
 {
     const struct lease_rules rules = {0};
     const struct lease_event grant = {
-        .kind = LEASE_ON_GRANTED, .sent_at_ms = sent_at_ms, .spread = spread};
+        .kind = LEASE_ON_GRANTED, .sent_at_ms = sent_at_ms, .phase = phase};
     struct lease lease = acquiring(ttl_ms, 3600000);
 
     if (lease_step(&lease, &rules, &grant, now_ms).set != LEASE_DO_TELL_GRANTED)
@@ -218,50 +218,84 @@ END_TEST
 
 // ---- Heartbeats ----
 
-// I9: not later than P after the send; not earlier than P/4 (the first), so that a reply within
-// C = P/4 finds it still to come.
+// A step through the phases that meets some millisecond more than once, and none always.
+enum { PHASE_STEP = 61 };
+
+static bool is_beat(int64_t at_ms, int64_t period_ms, uint32_t phase)
+{
+    return at_ms % period_ms == period_ms * phase / LEASE_PHASES;
+}
+
+// I9: not later than P after the send; not earlier than P/4, so that a reply within C = P/4 finds it
+// still to come; at its phase's beat where that is between.
 START_TEST(test_first_heartbeat)
 {
     for (size_t i = 0; i < sizeof some_ttls / sizeof *some_ttls; i++) {
-        int64_t ttl = some_ttls[i], period = ttl / 3, last = INT64_MAX;
-        for (uint32_t spread = 0; spread < LEASE_SPREAD; spread++) {
-            struct lease lease = granted(ttl, 7000, spread, 7001);
+        int64_t ttl = some_ttls[i], period = ttl / 3, least = period, most = 0;
+        int64_t out_of_step = 0, phases = 0;
+        for (uint32_t phase = 0; phase < LEASE_PHASES; phase += PHASE_STEP) {
+            struct lease lease = granted(ttl, 7000, phase, 7001);
             int64_t after = lease.next_ms - 7000;
-            if (after > period || 4 * after < period || after > last)
+            if (after > period || 4 * after < period)
                 ck_abort_msg("%lld after the send, TTL %lld", (long long)after, (long long)ttl);
-            if (spread == 0)
-                ck_assert_int_eq(after, period);
-            last = after;
+            least = after < least ? after : least;
+            most = after > most ? after : most;
+            out_of_step += !is_beat(lease.next_ms, period, phase);
+            phases++;
         }
-        // The whole range is used: the earliest is P/4 but for a hundredth of P and rounding.
-        ck_assert_int_le(4 * last, period + period / 25 + 8);
+        // The whole range is used, and three quarters are in step at once.
+        ck_assert_int_le(4 * least, period + period / 25 + 8);
+        ck_assert_int_ge(most, period - period / 100 - 1);
+        ck_assert_int_le(4 * out_of_step, phases + phases / 20);
     }
 }
 END_TEST
 
-// The later ones: between 7P/8 and P after the send.
-START_TEST(test_next_heartbeat)
+static struct lease renewed(int64_t ttl_ms, int64_t sent_at_ms, uint32_t phase)
 {
     const struct lease_rules rules = {0};
     const struct lease_event up = {.kind = LEASE_ON_STORE_UP};
+    const struct lease_event positive = {
+        .kind = LEASE_ON_RENEWED, .sent_at_ms = sent_at_ms, .phase = phase};
+    struct lease lease = granted(ttl_ms, sent_at_ms - 100, 0, sent_at_ms - 99);
 
+    if (lease_step(&lease, &rules, &up, sent_at_ms).set != LEASE_DO_RENEW ||
+        lease_step(&lease, &rules, &positive, sent_at_ms + 10).set != LEASE_DO_TELL_RENEWED)
+        ck_abort_msg("not renewed");
+    return lease;
+}
+
+// The later ones: between 7P/8 and P after the send, on the beat where that is between.
+START_TEST(test_next_heartbeat)
+{
     for (size_t i = 0; i < sizeof some_ttls / sizeof *some_ttls; i++) {
-        int64_t ttl = some_ttls[i], period = ttl / 3, last = INT64_MAX;
-        for (uint32_t spread = 0; spread < LEASE_SPREAD; spread++) {
-            const struct lease_event renewed = {
-                .kind = LEASE_ON_RENEWED, .sent_at_ms = 7100, .spread = spread};
-            struct lease lease = granted(ttl, 7000, 0, 7001);
-            if (lease_step(&lease, &rules, &up, 7100).set != LEASE_DO_RENEW ||
-                lease_step(&lease, &rules, &renewed, 7110).set != LEASE_DO_TELL_RENEWED)
-                ck_abort_msg("not renewed");
-            int64_t after = lease.next_ms - 7100;
-            if (after > period || 8 * after < 7 * period || after > last)
+        int64_t ttl = some_ttls[i], period = ttl / 3;
+        for (uint32_t phase = 0; phase < LEASE_PHASES; phase += PHASE_STEP) {
+            int64_t at = renewed(ttl, 7100, phase).next_ms, after = at - 7100;
+            int64_t since = ((7100 - period * phase / LEASE_PHASES) % period + period) % period;
+            if (after > period || 8 * after < 7 * period)
                 ck_abort_msg("%lld after the send, TTL %lld", (long long)after, (long long)ttl);
-            if (spread == 0)
-                ck_assert_int_eq(after, period);
-            last = after;
+            if (is_beat(at, period, phase) != (8 * (period - since) >= 7 * period))
+                ck_abort_msg("sent %lld after its beat, then at %lld, TTL %lld", (long long)since,
+                             (long long)after, (long long)ttl);
         }
-        ck_assert_int_le(8 * last, 7 * period + period / 12 + 24);
+    }
+}
+END_TEST
+
+// Whatever the send was, some twenty heartbeats later a lease is in step, and stays so: P from one
+// to the next, although each is sent a little late.
+START_TEST(test_heartbeats_come_into_step)
+{
+    for (size_t i = 0; i < sizeof some_ttls / sizeof *some_ttls; i++) {
+        int64_t ttl = some_ttls[i], period = ttl / 3, late = period / 50;
+        for (uint32_t phase = 0; phase < LEASE_PHASES; phase += 7 * PHASE_STEP) {
+            int64_t at = 7100;
+            for (int beats = 0; beats < 24; beats++)
+                at = renewed(ttl, at + late, phase).next_ms;
+            ck_assert(is_beat(at, period, phase));
+            ck_assert_int_eq(renewed(ttl, at + late, phase).next_ms, at + period);
+        }
     }
 }
 END_TEST
@@ -442,6 +476,7 @@ int main(void)
     tcase_add_test(times, test_grant_is_believed_until_its_own_revoke_time);
     tcase_add_test(times, test_first_heartbeat);
     tcase_add_test(times, test_next_heartbeat);
+    tcase_add_test(times, test_heartbeats_come_into_step);
     tcase_add_test(times, test_renew_timeout);
     tcase_add_test(told, test_safe_ms);
     tcase_add_test(told, test_every_reason_has_a_safe_case);

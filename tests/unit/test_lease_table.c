@@ -27,6 +27,7 @@ enum {
     VALID = SENT + T - DRIFT,
     D = VALID - M,
     BEAT = SENT + 9500,
+    BEATS = 62260, // the phase of BEAT
     ACK = BEAT + 300,
     SOON = SINCE + SHORTLY,
     SPAN = 12345, // for how long it was held
@@ -278,7 +279,7 @@ static void check_inert(const struct lease *lease, enum lease_event_kind kind)
                 .grace_ms = bits & 8 ? 3000 : 0,
                 .deadline_ms = bits & 4 ? 1 : 1000000,
                 .retry_ms = bits & 2 ? 1000 : 0,
-                .spread = bits & 8 ? 1023 : 0,
+                .phase = bits & 8 ? LEASE_PHASES - 1 : 0,
             };
             if (!does_nothing(lease, &event, times[i]))
                 ck_abort_msg("%s in %s, flags %#x, variant %u, at %lld", lease_event_names[kind],
