@@ -12,6 +12,8 @@ import subprocess
 import sys
 
 import document
+from curves import measure_curves
+from peers import add_peers
 from rows import Bench, all_rows
 from servers import Failed, Stage
 
@@ -25,6 +27,13 @@ def parse_arguments():
         "other lock clients (peers), in turn, in short rounds.")
     parser.add_argument("--quick", action="store_true",
                         help="under three minutes: fewer rounds, a tenth of the leases, no peers")
+    parser.add_argument("--curves", action="store_true", help="also how cost grows")
+    parser.add_argument("--document", action="store_true",
+                        help="put the figures into docs/: PERFORMANCE.md, its plots, "
+                        "performance.json. For a whole run: all rows, with --curves")
+    parser.add_argument("--document-only", action="store_true",
+                        help="measure nothing, write the document from docs/performance.json")
+    parser.add_argument("--no-peers", action="store_true", help="lock-keeper and floors alone")
     parser.add_argument("--rows", metavar="NAME,...", help="these rows alone")
     parser.add_argument("--rounds", type=int, help="rounds of each row (default 7; --quick: 3)")
     parser.add_argument("--ms", type=int, help="a measurement's length (default 1000; --quick: 500)")
@@ -79,7 +88,7 @@ def judge(row, rounds):
         else:
             continue
         if reach.value != "value":
-            words = f"{reach.value.replace('_us', '')} {words}"
+            words = f"{reach.name()} {words}"
         verdicts.append({"reach": reach.words(row.unit), "seen": words, "number": seen,
                          "holds": reach.holds(seen)})
     return verdicts
@@ -132,6 +141,8 @@ def machine(options):
         "redis": first_line("redis-server", "--version").split("v=")[-1].split()[0],
         "commit": first_line("git", "-C", ROOT, "rev-parse", "--short", "HEAD"),
         "load_average_before": os.getloadavg()[0],
+        "leases": options.leases,
+        "period_ms": options.period_ms,
         "rounds": options.rounds,
         "ms": options.ms,
     }
@@ -139,6 +150,8 @@ def machine(options):
 
 def wanted_rows(bench, options):
     rows = all_rows(bench)
+    if not options.quick and not options.no_peers:
+        add_peers(rows, bench, os.path.join(ROOT, "build-bench", "peers"))
     if not options.rows:
         return rows
     names = options.rows.split(",")
@@ -159,19 +172,34 @@ def run(options):
             print("\r\x1b[K" if sys.stdout.isatty() else "\n", end="")
             print(document.row_words(result), flush=True)
             results["rows"].append(result)
+        if options.curves:
+            results["curves"] = measure_curves(bench)
     return results
+
+
+def write_figures(results, path):
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(results, file, indent=1)
+        file.write("\n")
 
 
 def main():
     options = parse_arguments()
+    documents = os.path.join(ROOT, "docs")
+    published = os.path.join(documents, "performance.json")
     # The stage is taken down by the way of an exception, also when this is told to stop.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    results = run(options)
-    path = options.json or os.path.join(ROOT, "build-bench", "bench.json")
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(results, file, indent=1)
-        file.write("\n")
-    print(f"Figures: {path}")
+    if not options.document_only:
+        path = options.json or os.path.join(ROOT, "build-bench", "bench.json")
+        results = run(options)
+        write_figures(results, path)
+        print(f"Figures: {path}")
+        if options.document:
+            write_figures(document.without_rounds(results), published)
+    if options.document or options.document_only:
+        with open(published, encoding="utf-8") as file:
+            document.write(json.load(file), documents)
+        print("Written: docs/PERFORMANCE.md and its plots")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What Redis alone can do for a hand-over. Among waiters of one program: BLPOP, to whose first waiter
-// Redis gives what is pushed. Between two: compare-and-delete, PUBLISH, and SET NX by who hears it.
+// What Redis alone can do for a hand-over. Among waiters of one list: BLPOP, to whose first waiter
+// Redis gives what is pushed. Between two lock clients: compare-and-delete with PUBLISH (our script),
+// and SET NX by who hears it.
 #include <stdlib.h>
 #include <string.h>
 
 #include "tests/bench/load.h"
 
 enum { KEY_LENGTH = 24 };
+
+struct floor {
+    const char *path;
+    char key[LOAD_KEY_MAX + 5];
+    char channel[LOAD_KEY_MAX + 16];
+};
 
 static redisReply *next_reply(redisContext *redis, const char *what)
 {
@@ -19,128 +26,97 @@ static redisReply *next_reply(redisContext *redis, const char *what)
     return reply;
 }
 
-static void write_now(redisContext *redis, const char *what)
+static void write_now(redisContext *redis)
 {
     int done = 0;
 
     while (!done)
         if (redisBufferWrite(redis, &done) != REDIS_OK)
-            load_fail("%s: %s", what, redis->errstr);
+            load_fail("write: %s", redis->errstr);
 }
 
-static void send_command(redisContext *redis, const char *command)
+static void pop(struct load_relay *relay, long number, void *context)
 {
-    redisAppendCommand(redis, command);
-    write_now(redis, command);
+    const struct floor *floor = context;
+    redisContext *redis = floor_connect(floor->path);
+
+    if (number == 0)
+        freeReplyObject(redisCommand(redis, "LPUSH %s x", floor->key));
+    redisAppendCommand(redis, "BLPOP %s 0", floor->key);
+    for (;;) {
+        freeReplyObject(next_reply(redis, "BLPOP"));
+        load_relay_taken(relay);
+        load_sleep_ms(LOAD_HOLD_MS);
+        redisAppendCommand(redis, "LPUSH %s x", floor->key);
+        redisAppendCommand(redis, "BLPOP %s 0", floor->key);
+        load_relay_hand_over(relay);
+        write_now(redis);
+        freeReplyObject(next_reply(redis, "LPUSH"));
+    }
 }
 
-// A reply to a command of another connection that came later: the server has seen the wait.
-static void settle(redisContext *redis)
+static int run(const char *path, long count, int64_t ms,
+               void (*contend)(struct load_relay *relay, long number, void *context))
 {
-    freeReplyObject(redisCommand(redis, "PING"));
+    struct floor floor = {.path = path, .key = "lock:"};
+
+    load_key(floor.key + 5, KEY_LENGTH, "floor", 1);
+    strcpy(floor.channel, floor.key);
+    strcat(floor.channel, "\x1f"
+                          "freed");
+    redisFree(floor_connect(path));
+    return load_relay_run(count, ms, contend, &floor);
 }
 
 int floor_handover(int argc, char **argv)
 {
-    long waiters = load_number(argc > 1 ? argv[1] : NULL);
-    int64_t ms = load_number(argc > 2 ? argv[2] : NULL), end_ns;
-    redisContext **redis = calloc((size_t)waiters + 1, sizeof(*redis));
-    redisContext *other = floor_connect(argv[0]);
-    struct load_samples samples = {0};
-    int64_t total_ns = 0;
-    uint64_t done = 0;
+    long waiters = load_number(argc > 2 ? argv[1] : NULL);
 
-    for (long i = 0; i <= waiters; i++) {
-        redis[i] = floor_connect(argv[0]);
-        if (i > 0)
-            send_command(redis[i], "BLPOP floor:list 0");
-        settle(other);
-    }
-    end_ns = load_now_ns() + ms * 1000000;
-    for (long at = 0; load_now_ns() < end_ns; at = (at + 1) % (waiters + 1)) {
-        redisContext *next = redis[(at + 1) % (waiters + 1)];
-        int64_t start_ns = load_now_ns();
-        int64_t ns;
-
-        send_command(redis[at], "LPUSH floor:list x");
-        freeReplyObject(next_reply(next, "BLPOP"));
-        ns = load_now_ns() - start_ns;
-        freeReplyObject(next_reply(redis[at], "LPUSH"));
-        if (done++ >= 3)
-            load_samples_add(&samples, ns);
-        total_ns += ns;
-        send_command(redis[at], "BLPOP floor:list 0");
-        settle(other);
-    }
-    load_report(done, total_ns, &samples);
-    return 0;
+    return run(argv[0], waiters + 1, load_number(argv[2]), pop);
 }
 
 // ---- Between two ----
 
-struct side {
-    redisContext *calls;
-    redisContext *heard; // subscribed
-    char head[LOAD_HEAD_LENGTH + 1];
-};
-
-static char key[LOAD_KEY_MAX + 5] = "lock:";
-
-static void take(struct side *side)
+static bool set(redisContext *redis, const struct floor *floor, char *head)
 {
     redisReply *reply;
+    bool taken;
 
-    floor_head(side->head);
-    reply = redisCommand(side->calls, "SET %s %s NX PX 30000", key, side->head);
+    floor_head(head);
+    reply = redisCommand(redis, "SET %s %s NX PX 30000", floor->key, head);
     floor_check(reply, "SET");
-    if (reply->type != REDIS_REPLY_STATUS)
-        load_fail("SET NX: the key is held");
+    taken = reply->type == REDIS_REPLY_STATUS;
     freeReplyObject(reply);
+    return taken;
 }
 
-static int64_t hand_over(struct side *from, struct side *to)
+static void hear(struct load_relay *relay, long number, void *context)
 {
+    const struct floor *floor = context;
+    redisContext *redis = floor_connect(floor->path);
+    redisContext *heard = floor_connect(floor->path);
+    char head[LOAD_HEAD_LENGTH + 1];
     const char *argv[FLOOR_ARGV];
     size_t sizes[FLOOR_ARGV];
-    int64_t start_ns = load_now_ns();
-    int64_t ns;
 
-    redisAppendCommandArgv(from->calls, floor_release_argv(argv, sizes, key, from->head), argv,
-                           sizes);
-    write_now(from->calls, "release");
-    freeReplyObject(next_reply(to->heard, "message"));
-    take(to);
-    ns = load_now_ns() - start_ns;
-    freeReplyObject(next_reply(from->calls, "release"));
-    freeReplyObject(next_reply(from->heard, "message"));
-    return ns;
+    (void)number;
+    freeReplyObject(redisCommand(heard, "SUBSCRIBE %s", floor->channel));
+    for (;;) {
+        while (!set(redis, floor, head))
+            freeReplyObject(next_reply(heard, "message"));
+        load_relay_taken(relay);
+        load_sleep_ms(LOAD_HOLD_MS);
+        redisAppendCommandArgv(redis, floor_release_argv(argv, sizes, floor->key, head), argv,
+                               sizes);
+        load_relay_hand_over(relay);
+        write_now(redis);
+        freeReplyObject(next_reply(redis, "release"));
+        freeReplyObject(next_reply(heard, "message")); // our own
+        load_sleep_ms(LOAD_HOLD_MS / 2);
+    }
 }
 
 int floor_handover_between(int argc, char **argv)
 {
-    int64_t ms = load_number(argc > 1 ? argv[1] : NULL), end_ns;
-    struct load_samples samples = {0};
-    struct side sides[2];
-    int64_t total_ns = 0;
-    uint64_t done = 0;
-
-    load_key(key + 5, KEY_LENGTH, "floor", 1);
-    for (int i = 0; i < 2; i++) {
-        sides[i].calls = floor_connect(argv[0]);
-        sides[i].heard = floor_connect(argv[0]);
-        freeReplyObject(redisCommand(sides[i].heard, "SUBSCRIBE %s\x1f%s", key, "freed"));
-    }
-    take(&sides[0]);
-    end_ns = load_now_ns() + ms * 1000000;
-    for (int at = 0; load_now_ns() < end_ns; at = !at) {
-        int64_t ns;
-
-        load_sleep_ms(2); // as between two sidecars
-        ns = hand_over(&sides[at], &sides[!at]);
-        if (done++ >= 3)
-            load_samples_add(&samples, ns);
-        total_ns += ns;
-    }
-    load_report(done, total_ns, &samples);
-    return 0;
+    return run(argv[0], 2, load_number(argc > 1 ? argv[1] : NULL), hear);
 }

@@ -2,6 +2,7 @@
 //
 // The floor of throughput: hiredis' asynchronous client on libev, running our two scripts, or SET NX
 // PX and DEL, with so many keys in flight on so many connections.
+#include <errno.h>
 #include <ev.h>
 #include <hiredis/adapters/libev.h>
 #include <stdlib.h>
@@ -94,6 +95,12 @@ static redisAsyncContext *connect_async(const char *path)
 {
     redisAsyncContext *redis = redisAsyncConnectUnix(path);
 
+    // A socket that does not block is refused while Redis' backlog is full.
+    while (redis && redis->err == REDIS_ERR_IO && errno == EAGAIN) {
+        redisAsyncFree(redis);
+        load_sleep_ms(1);
+        redis = redisAsyncConnectUnix(path);
+    }
     if (!redis || redis->err)
         load_fail("%s: %s", path, redis ? redis->errstr : "out of memory");
     redisLibevAttach(EV_DEFAULT_ redis);

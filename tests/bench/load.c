@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -136,11 +137,21 @@ static const struct {
     {"floor-memory", floor_memory, "leases|connections COUNT"},
 };
 
+static void raise_open_files(void)
+{
+    struct rlimit limit;
+
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int main(int argc, char **argv)
 {
     size_t count = sizeof measurements / sizeof measurements[0];
 
     signal(SIGPIPE, SIG_IGN);
+    raise_open_files();
     for (size_t i = 0; argc > 1 && i < count; i++) {
         if (strcmp(argv[1], measurements[i].name) == 0)
             return measurements[i].run(argc - 2, argv + 2);

@@ -43,6 +43,21 @@ int load_count_processes(int argc, char **argv, load_process *one);
 // bytes, without prefix.
 void load_key(char *key, size_t length, const char *name, long number);
 
+// ---- load_relay.c: hand-over from process to process ----
+
+// How long each holds before it hands over: long enough for all others to be asleep.
+enum { LOAD_HOLD_MS = 2 };
+
+struct load_relay;
+
+// Runs `count` processes of run(relay, number, context) for ms, ends them and reports.
+int load_relay_run(long count, int64_t ms,
+                   void (*run)(struct load_relay *relay, long number, void *context),
+                   void *context);
+// Just before the write that hands over; just after the read that says it is ours.
+void load_relay_hand_over(struct load_relay *relay);
+void load_relay_taken(struct load_relay *relay);
+
 // ---- load_line.c: a client of lock-keeper ----
 
 struct load_line {

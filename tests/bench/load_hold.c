@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -15,13 +14,16 @@
 
 enum { KEY_LENGTH = 24, WINDOW = 256, WAIT_MS = 60000 }; // outlasts a busy machine
 
-static void raise_open_files(void)
-{
-    struct rlimit limit;
+static long revoked;
 
-    getrlimit(RLIMIT_NOFILE, &limit);
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
+// A reply; events before it are counted.
+static const char *next_reply(struct load_line *line)
+{
+    const char *reply;
+
+    while (strncmp(reply = load_line_next(line), "{\"event\":", 9) == 0)
+        revoked += strstr(reply, "\"revoked\"") != NULL;
+    return reply;
 }
 
 // Leases [first, end), a window of them unanswered.
@@ -37,7 +39,7 @@ static void open_leases(struct load_line *line, long first, long end, long ttl_m
             load_key(key, key_length, "hold", asked);
             load_send(line->fd, request, load_acquire(request, asked, key, WAIT_MS, ttl_ms));
         }
-        load_lease_of(load_line_next(line));
+        load_lease_of(next_reply(line));
     }
 }
 
@@ -49,17 +51,14 @@ static bool has_ended(void)
     return poll(&input, 1, 0) == 1 && read(STDIN_FILENO, &byte, 1) <= 0;
 }
 
-static long count_events(struct load_line **lines, long count)
+static void count_events(struct load_line **lines, long count)
 {
-    long revoked = 0;
-
     for (long i = 0; i < count; i++) {
         while (recv(lines[i]->fd, lines[i]->input, 1, MSG_PEEK | MSG_DONTWAIT) > 0) {
             if (strstr(load_line_next(lines[i]), "\"revoked\""))
                 revoked++;
         }
     }
-    return revoked;
 }
 
 static void say_ready(void)
@@ -75,7 +74,6 @@ int load_hold(int argc, char **argv)
     long ttl_ms = load_number(argv[3]);
     size_t key_length = argc > 4 ? (size_t)load_number(argv[4]) : KEY_LENGTH;
     struct load_line **lines = calloc((size_t)connections, sizeof(*lines));
-    long revoked = 0;
 
     for (long i = 0; i < connections; i++) {
         lines[i] = load_line_new(argv[0]);
@@ -85,7 +83,7 @@ int load_hold(int argc, char **argv)
     say_ready();
     while (!has_ended()) {
         load_sleep_ms(50);
-        revoked += count_events(lines, connections);
+        count_events(lines, connections);
     }
     printf("{\"revoked\":%ld}\n", revoked);
     return 0;
@@ -97,7 +95,6 @@ int load_idle(int argc, char **argv)
     static const char ping[] = "{\"op\":\"ping\"}\n";
     char reply[256];
 
-    raise_open_files();
     for (long i = 0; i < count; i++) {
         int fd = load_connect(argv[0]);
 
