@@ -455,6 +455,7 @@ static void adopted_by_nobody(struct keeper *keeper, struct query *query,
         keeper_apply_kind(keeper, number, LEASE_ON_UNBIND, now_ms);
 }
 
+// Redis has lengthened it: a confirmation for whoever has it, also where the adopter has gone.
 static void adopted_here(struct keeper *keeper, const struct query *query,
                          const struct store_completion *completion, int64_t now_ms)
 {
@@ -470,6 +471,8 @@ static void adopted_here(struct keeper *keeper, const struct query *query,
                          .late = true, // it says nothing of a heartbeat that is under way
                      },
                      NULL, now_ms);
+    if (!session)
+        return;
     slot = table_find(&keeper->table, query->lease, query->lease_generation);
     if (slot && slot->lease.state == LEASE_HELD)
         hand_to(keeper, session, query->lease, query, now_ms);
@@ -497,12 +500,12 @@ static void adopted(struct keeper *keeper, struct query *query,
                  value_parse(completion->value, completion->value_length, &value) == 0;
 
     find_adopted(keeper, query);
-    if (query->lease == SLOT_NONE && moved && !session)
+    if (completion->outcome == STORE_OK && query->lease != SLOT_NONE)
+        adopted_here(keeper, query, completion, now_ms);
+    else if (moved && !session)
         adopted_by_nobody(keeper, query, completion, &value, now_ms);
     else if (!session)
         return;
-    else if (completion->outcome == STORE_OK && query->lease != SLOT_NONE)
-        adopted_here(keeper, query, completion, now_ms);
     else if (moved)
         adopted_from_elsewhere(keeper, query, completion, &value, now_ms);
     else if (completion->outcome == STORE_NOT_OWNER || completion->outcome == STORE_OK)

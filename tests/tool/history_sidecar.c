@@ -310,10 +310,6 @@ static void on_answered(struct history *history, const struct history_record *re
         (record->at_us >= lease->revoke_us && !comes_back(lease, record)) ||
         !is_open(history, lease, record->at_us))
         return;
-    // Whoever adopted it has gone: then it may go on as it was.
-    if (history_is_detached(lease) && record->request &&
-        !history_find_request(history, record->request))
-        return;
     lease->adopted |= comes_back(lease, record);
     lease->confirmed_us = record->until_us;
     lease->revoke_us = record->due_us;

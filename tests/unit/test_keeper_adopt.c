@@ -148,6 +148,24 @@ START_TEST(a_client_that_left_lets_it_expire)
 }
 END_TEST
 
+// It was held here by another client, who goes on with what Redis has confirmed.
+START_TEST(a_client_that_left_has_confirmed_it)
+{
+    struct rig_lease lease;
+    struct fake_call *call;
+
+    rig_acquire(&a, &lease, "k", ",'notify':['renewed']");
+    rig_pass(&rig, 1000);
+    rig_send(&b, "{'op':'adopt','key':'k','lease':'%s'}", lease.lease);
+    call = expect_adopt();
+    rig_gone(&b);
+    moved(call);
+    rig_expect(&a, "{'event':'renewed','lease':'%s','valid_until_ms':%d}", lease.lease,
+               RIG_START + 1000 + RIG_VALID);
+    rig_release(&a, &lease);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *suite = suite_create("keeper, adoption");
@@ -160,6 +178,7 @@ static Suite *suite(void)
     tcase_add_test(tests, a_client_that_left_frees_what_it_adopted);
     tcase_add_loop_test(tests, what_a_client_may_still_hold_is_left_to_run_out, 0, 2);
     tcase_add_test(tests, a_client_that_left_lets_it_expire);
+    tcase_add_test(tests, a_client_that_left_has_confirmed_it);
     suite_add_tcase(suite, tests);
     return suite;
 }
