@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "protocol/buf.h"
 #include "sidecar/value.h"
 
 struct cursor {
@@ -150,13 +151,20 @@ size_t value_format_head(const struct store_token *token, char *head)
 
 size_t value_format_tail(const struct value *value, char *text)
 {
-    int length = snprintf(text, VALUE_TAIL_SIZE, "%lld %lld %.*s%s%.*s", (long long)value->pid,
-                          (long long)value->uid, (int)value->host_length, value->host,
-                          value->label_length > 0 ? " " : "", (int)value->label_length,
-                          value->label_length > 0 ? value->label : "");
+    struct buf out = {.data = text, .capacity = VALUE_TAIL_SIZE}; // enough, so it never grows
 
-    assert(length > 0 && length < VALUE_TAIL_SIZE);
-    return (size_t)length;
+    assert(value->host_length <= VALUE_MAX_HOST && value->label_length <= WIRE_MAX_LABEL);
+    buf_append_int(&out, value->pid);
+    buf_append(&out, " ", 1);
+    buf_append_int(&out, value->uid);
+    buf_append(&out, " ", 1);
+    buf_append(&out, value->host, value->host_length);
+    if (value->label_length > 0) {
+        buf_append(&out, " ", 1);
+        buf_append(&out, value->label, value->label_length);
+    }
+    text[out.end] = 0;
+    return out.end;
 }
 
 size_t value_format(const struct value *value, char *text)
