@@ -21,8 +21,20 @@ static void go_down(struct sim_store *store, const char *error, int64_t now_ms)
     store->store.hooks->status(store->store.context, false, error, now_ms);
 }
 
-static void remember_to_kill(struct sim_store *store, const struct sim_conn *conn)
+// What cannot be killed matters until its instant.
+static void forget_refused(struct sim_store *store, int64_t now_ms)
 {
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < store->kill_count; i++)
+        if (store->kills[i].until_ms > now_ms)
+            store->kills[kept++] = store->kills[i];
+    store->kill_count = kept;
+}
+
+static void remember_to_kill(struct sim_store *store, const struct sim_conn *conn, int64_t now_ms)
+{
+    forget_refused(store, now_ms);
     if (store->kill_count == SIM_KILLS) {
         world_broken(store->world, "more connections to kill than the model has room for");
         return;
@@ -39,7 +51,7 @@ void store_lose(struct sim_store *store, const char *error, int64_t now_ms)
     uint64_t newest = store->order;
 
     if (conn->acquires > 0)
-        remember_to_kill(store, conn);
+        remember_to_kill(store, conn, now_ms);
     net_close(store->world, store->conn);
     fault_trouble(store->world, (int)store->host, store->world->now_us);
     go_down(store, error, now_ms);
