@@ -127,6 +127,7 @@ static const struct {
     {"hold", load_hold, "SOCKET LEASES CONNECTIONS TTL-MS [KEY-LENGTH]"},
     {"idle", load_idle, "SOCKET CONNECTIONS"},
     {"spawn", load_spawn, "MS COMMAND..."},
+    {"valid", load_valid, "SOCKET MS"},
     {"ready", load_ready, "SOCKET TIMES COMMAND..."},
     {"floor-pairs", floor_pairs, "REDIS scripts|set CONNECTIONS IN-FLIGHT MS [KEY-LENGTH]"},
     {"floor-processes", floor_processes, "REDIS PROCESSES MS"},
@@ -134,6 +135,7 @@ static const struct {
     {"floor-handover", floor_handover, "REDIS WAITERS MS"},
     {"floor-handover-between", floor_handover_between, "REDIS MS"},
     {"floor-renew", floor_renew, "REDIS LEASES PERIOD-MS MS"},
+    {"floor-clock", floor_clock, "MS"},
     {"floor-memory", floor_memory, "leases|connections COUNT"},
 };
 

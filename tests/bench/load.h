@@ -103,6 +103,8 @@ int load_hold(int argc, char **argv);
 int load_idle(int argc, char **argv);
 int load_spawn(int argc, char **argv);
 int load_ready(int argc, char **argv);
+int load_valid(int argc, char **argv);
+int floor_clock(int argc, char **argv);
 int floor_pairs(int argc, char **argv);
 int floor_processes(int argc, char **argv);
 int floor_latency(int argc, char **argv);

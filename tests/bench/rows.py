@@ -10,7 +10,7 @@ import time
 
 from servers import cpu_seconds, resident_bytes, slow_log
 
-US, PER_SECOND, PERCENT, BYTES, MS = "us", "pairs/s", "% of a core", "B", "ms"
+US, NS, PER_SECOND, PERCENT, BYTES, MS = "us", "ns", "pairs/s", "% of a core", "B", "ms"
 
 
 class Row:
@@ -148,6 +148,9 @@ class Bench:
                                    *self.stage.keeper_arguments(path, self.redis))
         return {"value": measured["p50_us"] / 1000}
 
+    def each(self, *arguments):
+        return {"value": self.stage.load(*arguments)["ns_each"]}
+
     def spawn(self, *command):
         return {"value": self.stage.load("spawn", self.ms, *command)["p50_us"] / 1000}
 
@@ -224,6 +227,10 @@ def program_rows(bench):
         Row("ready", "from the start until it answers", MS, {
             "lock-keeper": lambda: bench.ready(5),
         }, [Reach(None, "<=", 20)]),
+        Row("valid", "a look whether a lease is valid, by the library", NS, {
+            "lock-keeper": lambda: bench.each("valid", bench.keeper.path, bench.ms),
+            "floor": lambda: bench.each("floor-clock", bench.ms),
+        }, [Reach(None, "<=", 50)]),
     ]
     lockctl = os.path.join(os.path.dirname(os.path.dirname(bench.stage.keeper_program)), "client",
                            "lockctl")

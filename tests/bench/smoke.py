@@ -52,7 +52,7 @@ def main():
     names = [row["name"] for row in results["rows"]]
     for name in ("pairs", "connections", "processes", "latency", "handover", "handover-50",
                  "handover-between", "renewals", "renewals-10k", "memory-lease",
-                 "memory-connection", "ready"):
+                 "memory-connection", "ready", "valid"):
         assert name in names, f"no row {name}"
     for row in results["rows"]:
         assert row["verdicts"], f"{row['name']}: nothing was compared"
