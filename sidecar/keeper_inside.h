@@ -95,9 +95,21 @@ bool keeper_may_wait(struct session *session, const struct message_request *requ
 
 // ---- keeper_query.c ----
 
+// A query of the session; 0 after a refusal.
+uint32_t keeper_open_query(struct keeper *keeper, struct session *session,
+                           const struct message_request *request);
+void keeper_submit_query(struct keeper *keeper, uint32_t number, enum store_op op,
+                         const struct session *session, int64_t now_ms);
+// Whom to answer; NULL: gone.
+struct session *keeper_asker(const struct keeper *keeper, const struct query *query);
 void keeper_query_completed(struct keeper *keeper, const struct store_completion *completion,
                             int64_t now_ms);
 // The session is over: its queries go on, unheard. gone: by the client's own doing.
 void keeper_forget_queries(struct keeper *keeper, struct session *session, bool gone);
 // A lease that is being broken here is deleted (or can be nobody's any more).
 void keeper_query_forgotten(struct keeper *keeper, uint32_t number, uint32_t generation);
+
+// ---- keeper_adopt.c ----
+
+void keeper_adopted(struct keeper *keeper, struct query *query,
+                    const struct store_completion *completion, int64_t now_ms);

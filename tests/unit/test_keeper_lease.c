@@ -113,8 +113,8 @@ START_TEST(a_block_beats_at_once)
     char key[16];
     size_t count;
 
-    for (size_t i = 0; i < SCHEDULE_BLOCK + 1; i++) {
-        snprintf(key, sizeof key, "k%zu", i);
+    for (int i = 0; i < SCHEDULE_BLOCK + 1; i++) {
+        snprintf(key, sizeof key, "k%d", i);
         rig_acquire(&a, i == 0 ? &lease : &others[i - 1], key, ",'deadline_ms':3600000");
         rig_pass(&rig, i % 7 * 2);
     }
