@@ -310,7 +310,10 @@ static void on_answered(struct history *history, const struct history_record *re
         (record->at_us >= lease->revoke_us && !comes_back(lease, record)) ||
         !is_open(history, lease, record->at_us))
         return;
-    lease->adopted |= comes_back(lease, record);
+    if (comes_back(lease, record)) {
+        lease->adopted = true;
+        lease->deadline_us = lease->deadline_most_us = INT64_MAX; // as its grant will say
+    }
     lease->confirmed_us = record->until_us;
     lease->revoke_us = record->due_us;
 }
