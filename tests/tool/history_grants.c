@@ -83,7 +83,7 @@ static void check_deadline(struct history *history, const struct history_record 
     const struct tracked *before = history_find(history, &record->token);
     int64_t room_us = history->options.answer_us, off_us, asked_us;
 
-    while (before && (before == lease || !before->granted ||
+    while (before && (before == lease || !before->granted || before->deadline_us == INT64_MAX ||
                       memcmp(&before->token, &record->token, sizeof record->token) != 0))
         before = before->bucket_next;
     if (!before || before->extends || before->deadline_us != before->deadline_most_us ||
