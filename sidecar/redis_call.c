@@ -69,17 +69,26 @@ static void append_header(struct buf *out, char type, size_t number)
         buf_commit(out, (size_t)(put_header(room, type, number) - room));
 }
 
-static void append_bulk(struct buf *out, const char *bytes, size_t size)
+// One argument, but for its bytes, which go to the returned place at once; NULL: out of memory.
+static char *append_room(struct buf *out, size_t size)
 {
     char *room = buf_reserve(out, HEADER_MAX + size + 2);
     char *to;
 
     if (!room)
-        return;
+        return NULL;
     to = put_header(room, '$', size);
-    memcpy(to, bytes, size);
     memcpy(to + size, "\r\n", 2);
     buf_commit(out, (size_t)(to + size + 2 - room));
+    return to;
+}
+
+static void append_bulk(struct buf *out, const char *bytes, size_t size)
+{
+    char *to = append_room(out, size);
+
+    if (to)
+        memcpy(to, bytes, size);
 }
 
 // prefix + key + end as one argument.
@@ -88,18 +97,13 @@ static void append_name(struct buf *out, const char *prefix, const char *key, si
 {
     size_t prefix_length = strlen(prefix);
     size_t end_length = strlen(end);
-    size_t size = prefix_length + key_length + end_length;
-    char *room = buf_reserve(out, HEADER_MAX + size + 2);
-    char *to;
+    char *to = append_room(out, prefix_length + key_length + end_length);
 
-    if (!room)
+    if (!to)
         return;
-    to = put_header(room, '$', size);
     memcpy(to, prefix, prefix_length);
     memcpy(to + prefix_length, key, key_length);
     memcpy(to + prefix_length + key_length, end, end_length);
-    memcpy(to + size, "\r\n", 2);
-    buf_commit(out, (size_t)(to + size + 2 - room));
 }
 
 static void append_key(struct buf *out, const char *prefix, const char *key, size_t key_length)

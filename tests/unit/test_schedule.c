@@ -6,9 +6,9 @@
 #include <check.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdlib.h>
 
 #include "sidecar/schedule.h"
+#include "tests/tool/scratch.h"
 
 // check notes every assertion that holds in a file, which is slow a million times over.
 #define HOLDS(condition)                                                                           \
@@ -148,12 +148,5 @@ static Suite *suite(void)
 
 int main(void)
 {
-    SRunner *runner = srunner_create(suite());
-    int failed;
-
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return scratch_main(suite());
 }
