@@ -106,6 +106,12 @@ void keeper_adopt(struct keeper *keeper, struct session *session,
 
 // ---- From elsewhere ----
 
+// The workflow deadline, from the grant.
+static int64_t deadline_of(const struct value *value)
+{
+    return (value->deadline_us - value->since_us) / 1000;
+}
+
 // A slot for a lease that another sidecar granted, in the query's place; SLOT_NONE: out of memory.
 static uint32_t open_adopted(struct keeper *keeper, struct query *query, const struct value *value)
 {
@@ -120,8 +126,7 @@ static uint32_t open_adopted(struct keeper *keeper, struct query *query, const s
         return SLOT_NONE;
     query->has_place = false;
     slot = table_slot(&keeper->table, number);
-    lease_init(&slot->lease, value->ttl_ms, (value->deadline_us - value->since_us) / 1000, 0,
-               query->expires);
+    lease_init(&slot->lease, value->ttl_ms, deadline_of(value), 0, query->expires);
     keeper_count(keeper, &slot->lease, 1);
     slot->account = query->account & (ACCOUNT_MAX - 1u);
     slot->fence = value->fence;
@@ -133,7 +138,7 @@ static uint32_t open_adopted(struct keeper *keeper, struct query *query, const s
 static bool is_manageable(const struct keeper *keeper, const struct value *value)
 {
     char why[256];
-    int64_t deadline_ms = (value->deadline_us - value->since_us) / 1000;
+    int64_t deadline_ms = deadline_of(value);
 
     return value->ttl_ms <= LEASE_MAX_SPAN_MS && deadline_ms > 0 &&
            deadline_ms <= LEASE_MAX_SPAN_MS &&
@@ -252,14 +257,29 @@ static void adopted_by_nobody(struct keeper *keeper, struct query *query,
 
 // ---- From here ----
 
-// Redis has lengthened it: a confirmation for whoever has it, also where the adopter has gone.
-static void adopted_here(struct keeper *keeper, const struct query *query,
-                         const struct store_completion *completion, int64_t now_ms)
+// The query's lease, while it is held here.
+static const struct slot *held_by(const struct keeper *keeper, const struct query *query)
 {
-    struct session *session = keeper_asker(keeper, query);
     const struct slot *slot = table_find(&keeper->table, query->lease, query->lease_generation);
 
-    if (slot && slot->lease.state == LEASE_HELD)
+    return slot && slot->lease.state == LEASE_HELD ? slot : NULL;
+}
+
+// Redis has lengthened it: a confirmation for whoever has it, also where the adopter has gone. And it
+// says how long it may be held: somebody may have adopted it elsewhere meanwhile, and extended it.
+static void confirm(struct keeper *keeper, const struct query *query,
+                    const struct store_completion *completion, const struct value *value,
+                    int64_t now_ms)
+{
+    const struct slot *slot = held_by(keeper, query);
+
+    if (slot && value && is_manageable(keeper, value) &&
+        deadline_of(value) != slot->lease.deadline_ms)
+        keeper_apply(
+            keeper, query->lease,
+            &(struct lease_event){.kind = LEASE_ON_EXTEND, .deadline_ms = deadline_of(value)}, NULL,
+            now_ms);
+    if (held_by(keeper, query))
         keeper_apply(keeper, query->lease,
                      &(struct lease_event){
                          .kind = LEASE_ON_RENEWED,
@@ -268,12 +288,15 @@ static void adopted_here(struct keeper *keeper, const struct query *query,
                          .late = true, // it says nothing of a heartbeat that is under way
                      },
                      NULL, now_ms);
-    if (!session)
-        return;
-    slot = table_find(&keeper->table, query->lease, query->lease_generation);
-    if (slot && slot->lease.state == LEASE_HELD)
+}
+
+static void adopted_here(struct keeper *keeper, const struct query *query, int64_t now_ms)
+{
+    struct session *session = keeper_asker(keeper, query);
+
+    if (session && held_by(keeper, query))
         hand_to(keeper, session, query->lease, query, now_ms);
-    else
+    else if (session)
         tell_not_adopted(session, &query->id, query->key, query->key_length);
 }
 
@@ -299,9 +322,10 @@ void keeper_adopted(struct keeper *keeper, struct query *query,
                  value_parse(completion->value, completion->value_length, &value) == 0;
 
     find_adopted(keeper, query);
-    if (completion->outcome == STORE_OK && query->lease != SLOT_NONE)
-        adopted_here(keeper, query, completion, now_ms);
-    else if (moved && !session)
+    if (completion->outcome == STORE_OK && query->lease != SLOT_NONE) {
+        confirm(keeper, query, completion, moved ? &value : NULL, now_ms);
+        adopted_here(keeper, query, now_ms);
+    } else if (moved && !session)
         adopted_by_nobody(keeper, query, completion, &value, now_ms);
     else if (!session)
         return;

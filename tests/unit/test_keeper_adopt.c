@@ -32,14 +32,20 @@ static void adopt(struct rig_client *client, const char *more)
     rig_send(client, "{'op':'adopt','key':'k','lease':'" LEASE "'%s}", more);
 }
 
-// Redis has moved the lease here: granted 60 s ago, for 300 s.
-static void moved(struct fake_call *call)
+// Redis has moved the lease here: granted 60 s ago, for so long.
+static void moved_for(struct fake_call *call, long long deadline_ms)
 {
+    long long since_us = NOW_US - 60000000LL;
     char value[256];
 
     snprintf(value, sizeof value, LEASE " %.16s lk1 77 30000 %lld %lld 812 1000 pod-7 resume it",
-             rig.keeper.instance, NOW_US + 240000000LL, NOW_US - 60000000LL);
+             rig.keeper.instance, since_us + deadline_ms * 1000, since_us);
     fake_store_adopt(&rig.fake, call, value, NOW_US, rig.now_ms);
+}
+
+static void moved(struct fake_call *call)
+{
+    moved_for(call, 300000);
 }
 
 static struct fake_call *expect_adopt(void)
@@ -148,6 +154,29 @@ START_TEST(a_client_that_left_lets_it_expire)
 }
 END_TEST
 
+// It was adopted elsewhere meanwhile and extended there: what is in Redis counts.
+START_TEST(it_comes_back_with_the_deadline_that_it_got_elsewhere)
+{
+    struct rig_lease lease;
+
+    rig_acquire(&a, &lease, "k", "");
+    rig_send(&b, "{'op':'adopt','key':'k','lease':'%s','bind':'none'}", lease.lease);
+    moved_for(expect_adopt(), 400000);
+    rig_expect(&a, "{'event':'revoked','reason':'moved'}");
+    rig_expect(&b, "{'ok':true,'op':'adopt','deadline_ms':400000}");
+    while (rig.now_ms < RIG_START + 400000) {
+        rig_expect_nothing(&b);
+        rig_pass(&rig, 1000);
+        if (fake_store_unseen(&rig.fake) > 0 && rig.now_ms < RIG_START + 400000)
+            rig_complete(&rig, STORE_RENEW, STORE_OK);
+    }
+    rig_expect(&b, "{'event':'revoked','reason':'deadline'}");
+    rig_send(&b, "{'op':'release','lease':'%s'}", lease.lease);
+    rig_complete(&rig, STORE_RELEASE, STORE_OK);
+    rig_take(&b);
+}
+END_TEST
+
 // It was held here by another client, who goes on with what Redis has confirmed.
 START_TEST(a_client_that_left_has_confirmed_it)
 {
@@ -179,6 +208,7 @@ static Suite *suite(void)
     tcase_add_loop_test(tests, what_a_client_may_still_hold_is_left_to_run_out, 0, 2);
     tcase_add_test(tests, a_client_that_left_lets_it_expire);
     tcase_add_test(tests, a_client_that_left_has_confirmed_it);
+    tcase_add_test(tests, it_comes_back_with_the_deadline_that_it_got_elsewhere);
     suite_add_tcase(suite, tests);
     return suite;
 }
