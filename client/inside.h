@@ -119,7 +119,7 @@ struct lock_keeper_lease {
     unsigned news;
 
     enum client_lease_state state;
-    bool is_ours;                   // on this connection: acquired or adopted
+    bool is_ours;                   // on this connection: acquired or adopted, and not moved
     bool is_adopting;               // an adoption is under way
     int64_t adopt_ms;               // when to ask again for it, CLIENT_NEVER
     int64_t deadline_at_ms;         // CLIENT_NEVER where unknown
@@ -207,6 +207,8 @@ void client_link_open(struct lock_keeper *keeper, bool persists);
 void client_link_hurry(struct lock_keeper *keeper);
 // Reads all there is, writes, closes, connects when it is time.
 void client_link_step(struct lock_keeper *keeper);
+// Takes what has come in, so that what follows knows of it. Not while events are told.
+void client_link_read(struct lock_keeper *keeper);
 // Writes what is queued.
 void client_link_flush(struct lock_keeper *keeper);
 // The connection is no good; the next step closes it. The first reason counts.
@@ -258,6 +260,9 @@ void client_requests_deinit(struct lock_keeper *keeper);
 
 // ---- lease.c ----
 
+// The one that is HELD; NULL: none is.
+struct lock_keeper_lease *client_lease_find(const struct lock_keeper *keeper,
+                                            const struct message_token *token);
 // The lease of a grant, new or known; NULL: no memory, or the grant is none (the link is ended).
 struct lock_keeper_lease *client_lease_granted(const struct client_request *request,
                                                const struct reply *reply);
@@ -267,6 +272,8 @@ void client_lease_adopted(struct lock_keeper_lease *lease, const struct reply *r
 void client_lease_extended(struct lock_keeper_lease *lease, const struct reply *reply);
 // The program asks for its release: nothing is told of it any more.
 void client_lease_releasing(struct lock_keeper_lease *lease);
+// It is over, and nothing can be asked about it: it is not, or no longer, this connection's.
+bool client_lease_is_gone(const struct lock_keeper_lease *lease);
 // It is not of this connection, and must be before anything is asked about it.
 bool client_lease_is_blocked(const struct lock_keeper_lease *lease);
 // Asks for every lease that is not of this connection yet.

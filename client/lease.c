@@ -7,8 +7,9 @@
 // valid_until less the margin is here. It never comes back: whatever arrives for one that is not
 // HELD is ignored. Only a HELD lease stands in `tokens`, where events find it.
 //
-// is_ours says that this connection acquired or adopted it; without, it is to be adopted before
-// anything else is asked about it. valid_until goes forward only, and is never further away than a
+// is_ours says that this connection acquired or adopted it, and no other has adopted it since;
+// without, it is to be adopted before anything else is asked about it. That counts for a LOST one,
+// too: whoever adopted it has the same digits, and a release would take the key from them. valid_until goes forward only, and is never further away than a
 // TTL.
 #include <errno.h>
 #include <stdlib.h>
@@ -33,8 +34,8 @@ static uint64_t token_number(const struct message_token *token)
     return number;
 }
 
-static struct lock_keeper_lease *find(const struct lock_keeper *keeper,
-                                      const struct message_token *token)
+struct lock_keeper_lease *client_lease_find(const struct lock_keeper *keeper,
+                                            const struct message_token *token)
 {
     struct client_node *node = client_map_find(&keeper->tokens, token_number(token));
 
@@ -190,6 +191,16 @@ void client_lease_releasing(struct lock_keeper_lease *lease)
     client_news_forget(lease);
 }
 
+// Whatever stands for the token here: the lease is somebody else's, or another object's, now.
+static void disown(const struct lock_keeper *keeper, const struct message_token *token)
+{
+    for (struct lock_keeper_lease *lease = keeper->leases; lease; lease = lease->next) {
+        if (lease->state != CLIENT_LEASE_RELEASING &&
+            memcmp(&lease->token, token, sizeof *token) == 0)
+            lease->is_ours = false;
+    }
+}
+
 // ---- Grants ----
 
 // What a grant must have: else nothing can be promised of it.
@@ -224,13 +235,15 @@ struct lock_keeper_lease *client_lease_granted(const struct client_request *requ
 
     if (!is_grant(keeper, reply, request->ask.key))
         return NULL;
-    lease = find(keeper, &reply->lease);
+    lease = client_lease_find(keeper, &reply->lease);
     if (lease && is_new) {
         client_link_end(keeper, -EPROTO, "the sidecar granted the same lease twice");
         return NULL;
     }
-    if (!lease)
+    if (!lease) {
+        disown(keeper, &reply->lease);
         lease = new_lease(keeper, request, &reply->lease);
+    }
     if (!lease) {
         client_link_end(keeper, -ENOMEM, "no memory for a lease");
         return NULL;
@@ -285,7 +298,9 @@ void client_lease_event(struct lock_keeper *keeper, const struct reply *reply)
         client_link_end(keeper, -EPROTO, "the sidecar's event lacks what it must have");
         return;
     }
-    lease = find(keeper, &reply->lease);
+    if (reply->event == WIRE_EVENT_REVOKED && reply->reason == WIRE_REASON_MOVED)
+        disown(keeper, &reply->lease);
+    lease = client_lease_find(keeper, &reply->lease);
     if (!lease)
         return;
     switch (reply->event) {
@@ -308,6 +323,13 @@ void client_lease_event(struct lock_keeper *keeper, const struct reply *reply)
 static bool is_live(const struct lock_keeper_lease *lease)
 {
     return lease->state == CLIENT_LEASE_HELD || lease->state == CLIENT_LEASE_RELEASING;
+}
+
+bool client_lease_is_gone(const struct lock_keeper_lease *lease)
+{
+    bool is_up = lease->keeper->link.state == CLIENT_LINK_UP;
+
+    return lease->state == CLIENT_LEASE_LOST && !(is_up && (lease->is_ours || lease->is_adopting));
 }
 
 bool client_lease_is_blocked(const struct lock_keeper_lease *lease)
@@ -381,13 +403,24 @@ static void refused(struct lock_keeper_lease *lease, const struct reply *reply)
                   reply->message, 0);
 }
 
+// The lease ended while the question was on its way. It is ours now, unless another object has it.
+static void adopted_late(struct lock_keeper_lease *lease, const struct reply *reply)
+{
+    if (!reply->ok || client_lease_find(lease->keeper, &lease->token))
+        return;
+    if (lease->state == CLIENT_LEASE_RELEASED) // nobody waits for that any more
+        client_release_token(lease->keeper, &lease->token);
+    else
+        lease->is_ours = true;
+}
+
 void client_lease_adopted(struct lock_keeper_lease *lease, const struct reply *reply)
 {
     lease->is_adopting = false;
-    if (lease->state == CLIENT_LEASE_RELEASED && reply->ok) // nobody waits for that any more
-        client_release_token(lease->keeper, &lease->token);
-    if (!is_live(lease))
+    if (!is_live(lease)) {
+        adopted_late(lease, reply);
         return;
+    }
     if (!reply->ok && may_pass(reply)) {
         adopt_later(lease);
         return;
@@ -502,6 +535,7 @@ struct lock_keeper_lease *lock_keeper_lease_free(struct lock_keeper_lease *lease
     if (!lease)
         return NULL;
     keeper = lease->keeper;
+    client_link_read(keeper); // somebody else may have it
     client_requests_forget(lease);
     // Also where it was lost: only a release says that the work has stopped.
     is_owed = lease->state == CLIENT_LEASE_HELD || lease->state == CLIENT_LEASE_LOST;

@@ -349,6 +349,15 @@ static void read_all(struct lock_keeper *keeper)
         client_link_end(keeper, (int)n, "the connection broke: %s", strerror((int)-n));
 }
 
+void client_link_read(struct lock_keeper *keeper)
+{
+    if (keeper->link.fd < 0 || keeper->is_telling)
+        return;
+    read_all(keeper);
+    if (keeper->is_unblocked)
+        client_due(keeper, 0);
+}
+
 // ---- Writing ----
 
 static void watch_output(struct lock_keeper *keeper, bool output)

@@ -275,11 +275,17 @@ LOCK_KEEPER_API int lock_keeper_acquire(struct lock_keeper *keeper,
 // key is freed when Redis answers, or runs out. LOCK_KEEPER_E_UNKNOWN_LEASE: it was released
 // before. Where the sidecar is away it is waited for (for the timeout, while the lease is valid),
 // then the lease is adopted and released; else -ENOTCONN, and the key runs out by itself.
+//
+// Whose lease it is. Whoever has the digits may adopt a lease, and the key is the adopter's then. So
+// of a lease that is over the sidecar is told only where the connection acquired or adopted it
+// itself, and has read of no other that did; else nothing is sent, and the answer is
+// LOCK_KEEPER_E_LOST_ACTOR_LOCK. What has come in is read first. (An adoption that crosses with a
+// release of the same lease on its way cannot be seen: do not release what you have passed on.)
 LOCK_KEEPER_API int lock_keeper_release(struct lock_keeper *keeper,
                                         struct lock_keeper_lease *lease);
 
 // The same for a lease that is known by its 32 digits only (one with bind none, of another
-// process).
+// process): it is released whoever holds it. One that this handle holds is over here, too.
 LOCK_KEEPER_API int lock_keeper_release_token(struct lock_keeper *keeper, const char *token);
 
 // Moves the workflow deadline: deadline_ms counts from the grant. What is in effect then (the
@@ -351,7 +357,7 @@ LOCK_KEEPER_API void lock_keeper_lease_set_user(struct lock_keeper_lease *lease,
 LOCK_KEEPER_API void *lock_keeper_lease_get_user(const struct lock_keeper_lease *lease);
 
 // Forgets the lease as the end of the connection would: one that is bound to the connection is
-// released, unless it was (the answer is not waited for); one that is bound to a process or to
+// released, unless it was, or is somebody else's by now, as above (the answer is not waited for); one that is bound to a process or to
 // nothing goes on by itself. No event about it follows. NULL is allowed. Returns NULL.
 LOCK_KEEPER_API struct lock_keeper_lease *lock_keeper_lease_free(struct lock_keeper_lease *lease);
 
