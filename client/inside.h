@@ -7,6 +7,7 @@
 //     link.c      the connection: connects, says hello, reads and writes, tries again
 //     request.c   requests: sent, repeated on the next connection, answered or given up
 //     lease.c     leases: what the sidecar says of them, adoption, the local end
+//     page.c      the sidecar's validity page: received, mapped, the slots of leases
 //     validity.c  what a program reads of a lease
 //     event.c     news of these, one event at a time
 //     answer.c    a reply as the program sees it
@@ -17,6 +18,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "client/lock_keeper.h"
 #include "client/map.h"
@@ -39,21 +41,32 @@ enum client_link_state {
     CLIENT_LINK_UP,
 };
 
+// A mapping, owned.
+struct client_page {
+    struct client_page *next; // all of the handle
+    const uint64_t *slots;
+    unsigned users; // the connection, and each lease whose slot is there; 0: for the next page
+};
+
 struct client_link {
     enum client_link_state state;
     int fd; // -1 when closed
     bool watches_output;
     struct frame frame;
     struct buf out;
-    bool output_failed; // what comes in may still be read
-    bool persists;      // a failed attempt is followed by another
-    int64_t retry_ms;   // AWAY: when to try again
-    int64_t pause_ms;   // the pause before that
-    int64_t away_ms;    // since when it is not UP, or not asked for
-    int64_t up_ms;      // since when it is
-    unsigned failures;  // attempts that did not come UP
-    int64_t hello_ms;   // when it was sent
-    int64_t offset_ms;  // to be added to an instant of the sidecar's
+    bool output_failed;       // what comes in may still be read
+    bool persists;            // a failed attempt is followed by another
+    int64_t retry_ms;         // AWAY: when to try again
+    int64_t pause_ms;         // the pause before that
+    int64_t away_ms;          // since when it is not UP, or not asked for
+    int64_t up_ms;            // since when it is
+    unsigned failures;        // attempts that did not come UP
+    int64_t hello_ms;         // when it was sent
+    int64_t offset_ms;        // to be added to an instant of the sidecar's
+    bool asks_page;           // hello does
+    int passed_fd;            // owned: a descriptor that came with the greeting, -1
+    unsigned passed;          // how many did
+    struct client_page *page; // NULL: messages only
     // Why it is to be, or was, closed: a code, with words.
     bool ends;
     int end_code;
@@ -125,6 +138,9 @@ struct lock_keeper_lease {
     int64_t deadline_at_ms;         // CLIENT_NEVER where unknown
     _Atomic int64_t valid_until_ms; // 0 once it is over
     int64_t last_until_ms;          // the same, kept
+    struct client_page *page;       // where its slot is
+    _Atomic(const uint64_t *) slot; // valid_until in ns; NULL: valid_until_ms is all there is
+    atomic_uint moves;              // changes of slot
 
     char key[WIRE_MAX_KEY + 1];
     struct message_token token;
@@ -168,6 +184,7 @@ struct lock_keeper {
 
     struct client_map tokens;
     struct lock_keeper_lease *leases;
+    struct client_page *pages;
     struct lock_keeper_lease *news_first, *news_last;
 
     bool told_up; // the last event about the connection said so
@@ -258,11 +275,28 @@ void client_release_token(struct lock_keeper *keeper, const struct message_token
 void client_requests_forget(const struct lock_keeper_lease *lease);
 void client_requests_deinit(struct lock_keeper *keeper);
 
+// ---- page.c ----
+
+// recv, which keeps the descriptors that come along. Until greeted.
+ssize_t client_page_receive(struct client_link *link, char *bytes, size_t size);
+// Maps the page, where one came. When offset_ms is known.
+void client_page_greeted(struct lock_keeper *keeper);
+void client_page_disconnected(struct lock_keeper *keeper);
+// The lease's slot is this one of the connection's page from now on; -1: it has none.
+void client_page_enter(struct lock_keeper_lease *lease, int64_t slot);
+void client_page_leave(struct lock_keeper_lease *lease);
+// What its slot says, 0 included; false: it has none. Any thread.
+bool client_page_until(const struct lock_keeper_lease *lease, uint64_t *until_ns);
+// Unmaps what nobody can be reading: when no lease is left.
+void client_pages_trim(struct lock_keeper *keeper);
+void client_pages_deinit(struct lock_keeper *keeper);
+
 // ---- lease.c ----
 
 // The one that is HELD; NULL: none is.
 struct lock_keeper_lease *client_lease_find(const struct lock_keeper *keeper,
                                             const struct message_token *token);
+
 // The lease of a grant, new or known; NULL: no memory, or the grant is none (the link is ended).
 struct lock_keeper_lease *client_lease_granted(const struct client_request *request,
                                                const struct reply *reply);

@@ -94,9 +94,8 @@ static struct lock_keeper_lease *new_lease(struct lock_keeper *keeper,
 
 // ---- Validity ----
 
-static void set_until(struct lock_keeper_lease *lease, int64_t wire_ms)
+static void advance(struct lock_keeper_lease *lease, int64_t until_ms)
 {
-    int64_t until_ms = client_link_local_ms(lease->keeper, wire_ms);
     int64_t most_ms = client_now_ms() + lease->ttl_ms;
 
     if (until_ms > most_ms)
@@ -104,7 +103,22 @@ static void set_until(struct lock_keeper_lease *lease, int64_t wire_ms)
     if (until_ms <= lease->last_until_ms)
         return;
     lease->last_until_ms = until_ms;
-    atomic_store(&lease->valid_until_ms, until_ms);
+    if (lease->state == CLIENT_LEASE_HELD)
+        atomic_store(&lease->valid_until_ms, until_ms);
+}
+
+static void set_until(struct lock_keeper_lease *lease, int64_t wire_ms)
+{
+    advance(lease, client_link_local_ms(lease->keeper, wire_ms));
+}
+
+// Heartbeats of which nothing was read yet, or never will be.
+static void follow_page(struct lock_keeper_lease *lease)
+{
+    uint64_t until_ns;
+
+    if (client_page_until(lease, &until_ns))
+        advance(lease, (int64_t)(until_ns / 1000000));
 }
 
 static int64_t at_least(int64_t value, int64_t least)
@@ -161,7 +175,8 @@ static void close_lease(struct lock_keeper_lease *lease, enum client_lease_state
     if (lease->state == CLIENT_LEASE_HELD)
         client_map_remove(&lease->keeper->tokens, &lease->node);
     lease->state = state;
-    atomic_store(&lease->valid_until_ms, 0);
+    atomic_store(&lease->valid_until_ms, 0); // before it counts again, without the slot
+    client_page_leave(lease);
 }
 
 static void lose(struct lock_keeper_lease *lease, enum lock_keeper_reason reason,
@@ -223,6 +238,8 @@ static void take_grant(struct lock_keeper_lease *lease, const struct reply *repl
     lease->ttl_ms = reply->ttl_ms;
     lease->deadline_ms = reply->deadline_ms;
     set_until(lease, reply->valid_until_ms);
+    if (lease->state == CLIENT_LEASE_HELD)
+        client_page_enter(lease, reply->slot);
     note_due(lease);
 }
 
@@ -463,6 +480,7 @@ void client_leases_interrupted(struct lock_keeper *keeper)
 
 static void sweep_held(struct lock_keeper_lease *lease, int64_t now_ms)
 {
+    follow_page(lease);
     if (now_ms >= lost_at_ms(lease)) {
         lose_here(lease, LOCK_KEEPER_REASON_UNCONFIRMED,
                   is_confirmed(lease) ? "the sidecar has confirmed nothing for too long"
@@ -545,6 +563,7 @@ struct lock_keeper_lease *lock_keeper_lease_free(struct lock_keeper_lease *lease
     client_news_forget(lease);
     unlink_from(lease);
     free(lease);
+    client_pages_trim(keeper);
     client_arm(keeper);
     return NULL;
 }

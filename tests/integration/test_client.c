@@ -275,7 +275,7 @@ START_TEST(heartbeats_move_the_validity)
 
         ck_assert_ptr_eq(event->lease, lease);
         ck_assert_int_gt(event->valid_until_ms, until);
-        ck_assert_int_eq(event->valid_until_ms, lock_keeper_lease_valid_until_ms(lease));
+        ck_assert_int_le(event->valid_until_ms, lock_keeper_lease_valid_until_ms(lease));
         ck_assert(lock_keeper_valid(lease));
         until = event->valid_until_ms;
     }
@@ -283,7 +283,7 @@ START_TEST(heartbeats_move_the_validity)
 }
 END_TEST
 
-// What came in meanwhile speaks for the lease, although its time is over by the clock.
+// What came in meanwhile speaks for the lease, although its time was over by what was read before.
 START_TEST(a_program_that_was_busy)
 {
     struct lock_keeper_lease *lease;
@@ -291,8 +291,8 @@ START_TEST(a_program_that_was_busy)
     begin("600ms");
     lease = acquired(keeper, "k");
     scratch_pause_ms(1000);
-    ck_assert(!lock_keeper_valid(lease));
-    event_of(keeper, LOCK_KEEPER_EVENT_RENEWED);
+    ck_assert_int_ge(event_of(keeper, LOCK_KEEPER_EVENT_RENEWED)->valid_until_ms,
+                     lock_keeper_now_ms());
     ck_assert(lock_keeper_valid(lease));
     ck_assert_ptr_null(lock_keeper_next_event(keeper));
     scratch_pause_ms(1000);

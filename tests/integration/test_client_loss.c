@@ -179,6 +179,8 @@ START_TEST(released_while_the_sidecar_is_away)
     ck_assert_uint_eq(event->request, request);
     ck_assert_msg(event->reply->code == 0, "%s", event->reply->message);
     ck_assert(!bench_exists("k"));
+    ck_assert(!lock_keeper_valid(lease)); // the adoption brought nothing back
+    ck_assert_int_eq(lock_keeper_lease_valid_until_ms(lease), 0);
     ck_assert_int_eq(lock_keeper_get_error(keeper)->code, 0);
 }
 END_TEST
