@@ -6,7 +6,8 @@
 //     handle.c    the handle: one step of its work, what is due when, its descriptors
 //     link.c      the connection: connects, says hello, reads and writes, tries again
 //     request.c   requests: sent, repeated on the next connection, answered or given up
-//     lease.c     leases: what the sidecar says of them, adoption, the local end
+//     lease.c     leases: what the sidecar says of them, the local end
+//     adopt.c     leases of a connection that ended, on the next one
 //     page.c      the sidecar's validity page: received, mapped, the slots of leases
 //     validity.c  what a program reads of a lease
 //     event.c     news of these, one event at a time
@@ -297,25 +298,39 @@ void client_pages_deinit(struct lock_keeper *keeper);
 struct lock_keeper_lease *client_lease_find(const struct lock_keeper *keeper,
                                             const struct message_token *token);
 
+// HELD or RELEASING.
+bool client_lease_is_live(const struct lock_keeper_lease *lease);
+// A reply has what a grant must have: else the link is ended.
+bool client_lease_is_grant(struct lock_keeper *keeper, const struct reply *reply, const char *key);
+// It is of this connection, as the grant says.
+void client_lease_take(struct lock_keeper_lease *lease, const struct reply *reply);
+// It is over, for a reason that is known here.
+void client_lease_lose(struct lock_keeper_lease *lease, enum lock_keeper_reason reason,
+                       const char *message, int64_t safe_until_ms);
 // The lease of a grant, new or known; NULL: no memory, or the grant is none (the link is ended).
 struct lock_keeper_lease *client_lease_granted(const struct client_request *request,
                                                const struct reply *reply);
 void client_lease_event(struct lock_keeper *keeper, const struct reply *reply);
-// The answer to an adoption that the library asked for.
-void client_lease_adopted(struct lock_keeper_lease *lease, const struct reply *reply);
 void client_lease_extended(struct lock_keeper_lease *lease, const struct reply *reply);
 // The program asks for its release: nothing is told of it any more.
 void client_lease_releasing(struct lock_keeper_lease *lease);
-// It is over, and nothing can be asked about it: it is not, or no longer, this connection's.
-bool client_lease_is_gone(const struct lock_keeper_lease *lease);
-// It is not of this connection, and must be before anything is asked about it.
-bool client_lease_is_blocked(const struct lock_keeper_lease *lease);
-// Asks for every lease that is not of this connection yet.
-void client_leases_adopt(struct lock_keeper *keeper);
 void client_leases_interrupted(struct lock_keeper *keeper);
 void client_leases_sweep(struct lock_keeper *keeper, int64_t now_ms);
 int64_t client_leases_least_ttl(const struct lock_keeper *keeper); // CLIENT_NEVER: none is held
 void client_leases_deinit(struct lock_keeper *keeper);
+
+// ---- adopt.c ----
+
+// It is over, and nothing can be asked about it: it is not, or no longer, this connection's.
+bool client_lease_is_gone(const struct lock_keeper_lease *lease);
+// It is not of this connection, and must be before anything is asked about it.
+bool client_lease_is_blocked(const struct lock_keeper_lease *lease);
+// Asks for it.
+void client_lease_adopt(struct lock_keeper_lease *lease);
+// Asks for every lease that is not of this connection yet.
+void client_leases_adopt(struct lock_keeper *keeper);
+// The answer to an adoption that the library asked for.
+void client_lease_adopted(struct lock_keeper_lease *lease, const struct reply *reply);
 
 // ---- event.c ----
 

@@ -20,8 +20,6 @@
 enum {
     LEAST_MARGIN_MS = 50,
     LEAST_SILENT_MARGIN_MS = 20,
-    ADOPT_AGAIN_MIN_MS = 20,
-    ADOPT_AGAIN_MAX_MS = 250,
 };
 
 // ---- Objects ----
@@ -90,6 +88,11 @@ static struct lock_keeper_lease *new_lease(struct lock_keeper *keeper,
     lease->deadline_at_ms = lease->adopt_ms = CLIENT_NEVER;
     link_in(lease);
     return lease;
+}
+
+bool client_lease_is_live(const struct lock_keeper_lease *lease)
+{
+    return lease->state == CLIENT_LEASE_HELD || lease->state == CLIENT_LEASE_RELEASING;
 }
 
 // ---- Validity ----
@@ -192,8 +195,8 @@ static void lose(struct lock_keeper_lease *lease, enum lock_keeper_reason reason
                  wire_error_names[WIRE_ERROR_LOST_ACTOR_LOCK], message);
 }
 
-static void lose_here(struct lock_keeper_lease *lease, enum lock_keeper_reason reason,
-                      const char *message, int64_t safe_until_ms)
+void client_lease_lose(struct lock_keeper_lease *lease, enum lock_keeper_reason reason,
+                       const char *message, int64_t safe_until_ms)
 {
     lose(lease, reason, lock_keeper_reason_name(reason), message, safe_until_ms);
 }
@@ -219,7 +222,7 @@ static void disown(const struct lock_keeper *keeper, const struct message_token 
 // ---- Grants ----
 
 // What a grant must have: else nothing can be promised of it.
-static bool is_grant(struct lock_keeper *keeper, const struct reply *reply, const char *key)
+bool client_lease_is_grant(struct lock_keeper *keeper, const struct reply *reply, const char *key)
 {
     if (reply->has_lease && reply->fence >= 0 && reply->ttl_ms > 0 && reply->deadline_ms >= 0 &&
         reply->valid_until_ms >= 0 && reply->key && strcmp(reply->key, key) == 0)
@@ -228,7 +231,7 @@ static bool is_grant(struct lock_keeper *keeper, const struct reply *reply, cons
     return false;
 }
 
-static void take_grant(struct lock_keeper_lease *lease, const struct reply *reply)
+void client_lease_take(struct lock_keeper_lease *lease, const struct reply *reply)
 {
     lease->is_ours = true;
     lease->is_adopting = false;
@@ -250,7 +253,7 @@ struct lock_keeper_lease *client_lease_granted(const struct client_request *requ
     bool is_new = request->ask.op == WIRE_OP_ACQUIRE;
     struct lock_keeper_lease *lease;
 
-    if (!is_grant(keeper, reply, request->ask.key))
+    if (!client_lease_is_grant(keeper, reply, request->ask.key))
         return NULL;
     lease = client_lease_find(keeper, &reply->lease);
     if (lease && is_new) {
@@ -267,7 +270,7 @@ struct lock_keeper_lease *client_lease_granted(const struct client_request *requ
     }
     if (is_new)
         lease->deadline_at_ms = client_now_ms() + reply->deadline_ms;
-    take_grant(lease, reply);
+    client_lease_take(lease, reply);
     return lease;
 }
 
@@ -335,134 +338,7 @@ void client_lease_event(struct lock_keeper *keeper, const struct reply *reply)
     }
 }
 
-// ---- Adoption ----
-
-static bool is_live(const struct lock_keeper_lease *lease)
-{
-    return lease->state == CLIENT_LEASE_HELD || lease->state == CLIENT_LEASE_RELEASING;
-}
-
-bool client_lease_is_gone(const struct lock_keeper_lease *lease)
-{
-    bool is_up = lease->keeper->link.state == CLIENT_LINK_UP;
-
-    return lease->state == CLIENT_LEASE_LOST && !(is_up && (lease->is_ours || lease->is_adopting));
-}
-
-bool client_lease_is_blocked(const struct lock_keeper_lease *lease)
-{
-    return is_live(lease) && !lease->is_ours;
-}
-
-static void adopt_later(struct lock_keeper_lease *lease)
-{
-    int64_t pause_ms = at_least(lease->ttl_ms / 20, ADOPT_AGAIN_MIN_MS);
-
-    if (pause_ms > ADOPT_AGAIN_MAX_MS)
-        pause_ms = ADOPT_AGAIN_MAX_MS;
-    lease->adopt_ms = client_now_ms() + pause_ms;
-    client_due(lease->keeper, lease->adopt_ms);
-}
-
-static void adopt(struct lock_keeper_lease *lease)
-{
-    struct client_request *request =
-        client_request_new(lease->keeper, WIRE_OP_ADOPT, CLIENT_NOBODY);
-    struct message_request *ask;
-
-    if (!request) {
-        adopt_later(lease);
-        return;
-    }
-    ask = &request->ask;
-    request->lease = lease;
-    ask->key_length = strlen(lease->key);
-    memcpy(ask->key, lease->key, ask->key_length + 1);
-    ask->lease = lease->token;
-    ask->bind = lease->bind;
-    ask->pid = lease->pid;
-    ask->on_disconnect = lease->on_disconnect;
-    ask->notify = 1u << WIRE_NOTIFY_RENEWED | 1u << WIRE_NOTIFY_AT_RISK;
-    ask->given |= UINT64_C(1) << WIRE_MEMBER_KEY | UINT64_C(1) << WIRE_MEMBER_LEASE |
-                  UINT64_C(1) << WIRE_MEMBER_BIND | UINT64_C(1) << WIRE_MEMBER_ON_DISCONNECT |
-                  UINT64_C(1) << WIRE_MEMBER_NOTIFY;
-    if (lease->pid > 0)
-        ask->given |= UINT64_C(1) << WIRE_MEMBER_PID;
-    lease->is_adopting = true;
-    lease->adopt_ms = CLIENT_NEVER;
-    client_request_send(request);
-}
-
-// Refusals that another attempt may not meet.
-static bool may_pass(const struct reply *reply)
-{
-    switch (reply->error) {
-    case WIRE_ERROR_REDIS_UNAVAILABLE:
-    case WIRE_ERROR_REDIS_REFUSED:
-    case WIRE_ERROR_LIMIT_EXCEEDED:
-    case WIRE_ERROR_SHUTTING_DOWN:
-    case WIRE_ERROR_INTERNAL:
-        return true;
-    default:
-        return false;
-    }
-}
-
-// A deadline that passed while nobody could say so reads as a lost key.
-static void refused(struct lock_keeper_lease *lease, const struct reply *reply)
-{
-    bool is_late = client_now_ms() >= lease->deadline_at_ms;
-
-    if (lease->state == CLIENT_LEASE_RELEASING)
-        client_requests_orphaned(lease, LOCK_KEEPER_E_LOST_ACTOR_LOCK, reply->message);
-    else
-        lose_here(lease, is_late ? LOCK_KEEPER_REASON_DEADLINE : LOCK_KEEPER_REASON_LOST,
-                  reply->message, 0);
-}
-
-// The lease ended while the question was on its way. It is ours now, unless another object has it.
-static void adopted_late(struct lock_keeper_lease *lease, const struct reply *reply)
-{
-    if (!reply->ok || client_lease_find(lease->keeper, &lease->token))
-        return;
-    if (lease->state == CLIENT_LEASE_RELEASED) // nobody waits for that any more
-        client_release_token(lease->keeper, &lease->token);
-    else
-        lease->is_ours = true;
-}
-
-void client_lease_adopted(struct lock_keeper_lease *lease, const struct reply *reply)
-{
-    lease->is_adopting = false;
-    if (!is_live(lease)) {
-        adopted_late(lease, reply);
-        return;
-    }
-    if (!reply->ok && may_pass(reply)) {
-        adopt_later(lease);
-        return;
-    }
-    if (!reply->ok) {
-        refused(lease, reply);
-        return;
-    }
-    if (!is_grant(lease->keeper, reply, lease->key))
-        return;
-    take_grant(lease, reply);
-    lease->keeper->is_unblocked = true;
-    if (lease->state == CLIENT_LEASE_HELD)
-        client_news(lease, CLIENT_NEWS_ADOPTED);
-}
-
 // ---- All of them ----
-
-void client_leases_adopt(struct lock_keeper *keeper)
-{
-    for (struct lock_keeper_lease *lease = keeper->leases; lease; lease = lease->next) {
-        if (client_lease_is_blocked(lease) && !lease->is_adopting)
-            adopt(lease);
-    }
-}
 
 void client_leases_interrupted(struct lock_keeper *keeper)
 {
@@ -471,9 +347,10 @@ void client_leases_interrupted(struct lock_keeper *keeper)
         lease->adopt_ms = CLIENT_NEVER;
         if (lease->state == CLIENT_LEASE_HELD && !keeper->reconnects &&
             lease->bind == WIRE_BIND_CONNECTION)
-            lose_here(lease, LOCK_KEEPER_REASON_UNCONFIRMED,
-                      "the connection to the sidecar ended, and with it the lease",
-                      lease->on_disconnect == WIRE_DISCONNECT_EXPIRE ? lease->last_until_ms : 0);
+            client_lease_lose(lease, LOCK_KEEPER_REASON_UNCONFIRMED,
+                              "the connection to the sidecar ended, and with it the lease",
+                              lease->on_disconnect == WIRE_DISCONNECT_EXPIRE ? lease->last_until_ms
+                                                                             : 0);
     }
     client_due(keeper, 0);
 }
@@ -482,15 +359,16 @@ static void sweep_held(struct lock_keeper_lease *lease, int64_t now_ms)
 {
     follow_page(lease);
     if (now_ms >= lost_at_ms(lease)) {
-        lose_here(lease, LOCK_KEEPER_REASON_UNCONFIRMED,
-                  is_confirmed(lease) ? "the sidecar has confirmed nothing for too long"
-                                      : "the sidecar is gone, or could not adopt the lease in time",
-                  lease->last_until_ms);
+        client_lease_lose(lease, LOCK_KEEPER_REASON_UNCONFIRMED,
+                          is_confirmed(lease)
+                              ? "the sidecar has confirmed nothing for too long"
+                              : "the sidecar is gone, or could not adopt the lease in time",
+                          lease->last_until_ms);
         return;
     }
     if (now_ms >= deadline_at_ms(lease)) {
-        lose_here(lease, LOCK_KEEPER_REASON_DEADLINE, "the workflow deadline has come",
-                  lease->last_until_ms);
+        client_lease_lose(lease, LOCK_KEEPER_REASON_DEADLINE, "the workflow deadline has come",
+                          lease->last_until_ms);
         return;
     }
     note_due(lease);
@@ -510,10 +388,10 @@ static void sweep_releasing(struct lock_keeper_lease *lease, int64_t now_ms)
 void client_leases_sweep(struct lock_keeper *keeper, int64_t now_ms)
 {
     for (struct lock_keeper_lease *lease = keeper->leases; lease; lease = lease->next) {
-        if (is_live(lease) && now_ms >= lease->adopt_ms) {
+        if (client_lease_is_live(lease) && now_ms >= lease->adopt_ms) {
             lease->adopt_ms = CLIENT_NEVER;
             if (keeper->link.state == CLIENT_LINK_UP)
-                adopt(lease);
+                client_lease_adopt(lease);
         }
         if (lease->state == CLIENT_LEASE_HELD)
             sweep_held(lease, now_ms);
@@ -527,7 +405,7 @@ int64_t client_leases_least_ttl(const struct lock_keeper *keeper)
     int64_t least_ms = CLIENT_NEVER;
 
     for (const struct lock_keeper_lease *lease = keeper->leases; lease; lease = lease->next) {
-        if (is_live(lease) && lease->ttl_ms < least_ms)
+        if (client_lease_is_live(lease) && lease->ttl_ms < least_ms)
             least_ms = lease->ttl_ms;
     }
     return least_ms;
