@@ -226,15 +226,15 @@ static void set_wait(struct client_request *request, const struct lock_keeper_ac
 static void begin_lease(struct client_request *request, struct lock_keeper_lease *lease)
 {
     enum client_lease_state state = lease->state;
-    bool is_up = request->keeper->link.state == CLIENT_LINK_UP;
+    bool is_gone = client_lease_is_gone(lease);
 
     if (request->ask.op == WIRE_OP_RELEASE)
         client_lease_releasing(lease);
     if (state == CLIENT_LEASE_RELEASED || state == CLIENT_LEASE_RELEASING)
         client_request_end(request, LOCK_KEEPER_E_UNKNOWN_LEASE, "the lease was released already");
-    else if (state == CLIENT_LEASE_LOST && !is_up)
+    else if (is_gone)
         client_request_end(request, LOCK_KEEPER_E_LOST_ACTOR_LOCK,
-                           "the lease was over before; its key is freed or runs out");
+                           "the lease was over before, and its key is not this connection's");
     else
         request->lease = lease;
 }
@@ -243,12 +243,17 @@ static int make(struct lock_keeper *keeper, const struct ask *what, enum client_
                 struct client_request **made)
 {
     struct message_request ask = {.op = what->op};
+    struct lock_keeper_lease *lease = what->lease;
     struct client_request *request;
     int r = fill(keeper, &ask, what);
 
     *made = NULL;
     if (r != 0)
         return r;
+    if (ask.op == WIRE_OP_RELEASE || ask.op == WIRE_OP_EXTEND)
+        client_link_read(keeper);            // somebody else may have the lease
+    if (ask.op == WIRE_OP_RELEASE && !lease) // its slot may be another's from now on
+        lease = client_lease_find(keeper, &ask.lease);
     request = client_request_new(keeper, what->op, audience);
     if (!request)
         return fail(keeper, -ENOMEM, "no memory for a request");
@@ -257,8 +262,8 @@ static int make(struct lock_keeper *keeper, const struct ask *what, enum client_
     request->ask = ask;
     if (what->op == WIRE_OP_ACQUIRE)
         set_wait(request, what->acquire);
-    if (what->lease)
-        begin_lease(request, what->lease);
+    if (lease)
+        begin_lease(request, lease);
     *made = request;
     return 0;
 }

@@ -79,7 +79,7 @@ struct lock_keeper *lock_keeper_new(const char *socket)
 
     if (!keeper)
         return NULL;
-    keeper->epoll_fd = keeper->timer_fd = keeper->link.fd = -1;
+    keeper->epoll_fd = keeper->timer_fd = keeper->link.fd = keeper->link.passed_fd = -1;
     keeper->timeout_ms = DEFAULT_TIMEOUT_MS;
     keeper->reconnects = true;
     keeper->due_ms = keeper->armed_ms = CLIENT_NEVER;
@@ -102,6 +102,7 @@ struct lock_keeper *lock_keeper_free(struct lock_keeper *keeper)
     client_link_deinit(keeper);
     client_requests_deinit(keeper);
     client_leases_deinit(keeper);
+    client_pages_deinit(keeper);
     if (keeper->timer_fd >= 0)
         close(keeper->timer_fd);
     if (keeper->epoll_fd >= 0)

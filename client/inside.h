@@ -6,7 +6,9 @@
 //     handle.c    the handle: one step of its work, what is due when, its descriptors
 //     link.c      the connection: connects, says hello, reads and writes, tries again
 //     request.c   requests: sent, repeated on the next connection, answered or given up
-//     lease.c     leases: what the sidecar says of them, adoption, the local end
+//     lease.c     leases: what the sidecar says of them, the local end
+//     adopt.c     leases of a connection that ended, on the next one
+//     page.c      the sidecar's validity page: received, mapped, the slots of leases
 //     validity.c  what a program reads of a lease
 //     event.c     news of these, one event at a time
 //     answer.c    a reply as the program sees it
@@ -17,6 +19,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "client/lock_keeper.h"
 #include "client/map.h"
@@ -39,21 +42,32 @@ enum client_link_state {
     CLIENT_LINK_UP,
 };
 
+// A mapping, owned.
+struct client_page {
+    struct client_page *next; // all of the handle
+    const uint64_t *slots;
+    unsigned users; // the connection, and each lease whose slot is there; 0: for the next page
+};
+
 struct client_link {
     enum client_link_state state;
     int fd; // -1 when closed
     bool watches_output;
     struct frame frame;
     struct buf out;
-    bool output_failed; // what comes in may still be read
-    bool persists;      // a failed attempt is followed by another
-    int64_t retry_ms;   // AWAY: when to try again
-    int64_t pause_ms;   // the pause before that
-    int64_t away_ms;    // since when it is not UP, or not asked for
-    int64_t up_ms;      // since when it is
-    unsigned failures;  // attempts that did not come UP
-    int64_t hello_ms;   // when it was sent
-    int64_t offset_ms;  // to be added to an instant of the sidecar's
+    bool output_failed;       // what comes in may still be read
+    bool persists;            // a failed attempt is followed by another
+    int64_t retry_ms;         // AWAY: when to try again
+    int64_t pause_ms;         // the pause before that
+    int64_t away_ms;          // since when it is not UP, or not asked for
+    int64_t up_ms;            // since when it is
+    unsigned failures;        // attempts that did not come UP
+    int64_t hello_ms;         // when it was sent
+    int64_t offset_ms;        // to be added to an instant of the sidecar's
+    bool asks_page;           // hello does
+    int passed_fd;            // owned: a descriptor that came with the greeting, -1
+    unsigned passed;          // how many did
+    struct client_page *page; // NULL: messages only
     // Why it is to be, or was, closed: a code, with words.
     bool ends;
     int end_code;
@@ -119,12 +133,15 @@ struct lock_keeper_lease {
     unsigned news;
 
     enum client_lease_state state;
-    bool is_ours;                   // on this connection: acquired or adopted
+    bool is_ours;                   // on this connection: acquired or adopted, and not moved
     bool is_adopting;               // an adoption is under way
     int64_t adopt_ms;               // when to ask again for it, CLIENT_NEVER
     int64_t deadline_at_ms;         // CLIENT_NEVER where unknown
     _Atomic int64_t valid_until_ms; // 0 once it is over
     int64_t last_until_ms;          // the same, kept
+    struct client_page *page;       // where its slot is
+    _Atomic(const uint64_t *) slot; // valid_until in ns; NULL: valid_until_ms is all there is
+    atomic_uint moves;              // changes of slot
 
     char key[WIRE_MAX_KEY + 1];
     struct message_token token;
@@ -168,6 +185,7 @@ struct lock_keeper {
 
     struct client_map tokens;
     struct lock_keeper_lease *leases;
+    struct client_page *pages;
     struct lock_keeper_lease *news_first, *news_last;
 
     bool told_up; // the last event about the connection said so
@@ -207,6 +225,8 @@ void client_link_open(struct lock_keeper *keeper, bool persists);
 void client_link_hurry(struct lock_keeper *keeper);
 // Reads all there is, writes, closes, connects when it is time.
 void client_link_step(struct lock_keeper *keeper);
+// Takes what has come in, so that what follows knows of it. Not while events are told.
+void client_link_read(struct lock_keeper *keeper);
 // Writes what is queued.
 void client_link_flush(struct lock_keeper *keeper);
 // The connection is no good; the next step closes it. The first reason counts.
@@ -256,25 +276,61 @@ void client_release_token(struct lock_keeper *keeper, const struct message_token
 void client_requests_forget(const struct lock_keeper_lease *lease);
 void client_requests_deinit(struct lock_keeper *keeper);
 
+// ---- page.c ----
+
+// recv, which keeps the descriptors that come along. Until greeted.
+ssize_t client_page_receive(struct client_link *link, char *bytes, size_t size);
+// Maps the page, where one came. When offset_ms is known.
+void client_page_greeted(struct lock_keeper *keeper);
+void client_page_disconnected(struct lock_keeper *keeper);
+// The lease's slot is this one of the connection's page from now on; -1: it has none.
+void client_page_enter(struct lock_keeper_lease *lease, int64_t slot);
+void client_page_leave(struct lock_keeper_lease *lease);
+// What its slot says, 0 included; false: it has none. Any thread.
+bool client_page_until(const struct lock_keeper_lease *lease, uint64_t *until_ns);
+// Unmaps what nobody can be reading: when no lease is left.
+void client_pages_trim(struct lock_keeper *keeper);
+void client_pages_deinit(struct lock_keeper *keeper);
+
 // ---- lease.c ----
 
+// The one that is HELD; NULL: none is.
+struct lock_keeper_lease *client_lease_find(const struct lock_keeper *keeper,
+                                            const struct message_token *token);
+
+// HELD or RELEASING.
+bool client_lease_is_live(const struct lock_keeper_lease *lease);
+// A reply has what a grant must have: else the link is ended.
+bool client_lease_is_grant(struct lock_keeper *keeper, const struct reply *reply, const char *key);
+// It is of this connection, as the grant says.
+void client_lease_take(struct lock_keeper_lease *lease, const struct reply *reply);
+// It is over, for a reason that is known here.
+void client_lease_lose(struct lock_keeper_lease *lease, enum lock_keeper_reason reason,
+                       const char *message, int64_t safe_until_ms);
 // The lease of a grant, new or known; NULL: no memory, or the grant is none (the link is ended).
 struct lock_keeper_lease *client_lease_granted(const struct client_request *request,
                                                const struct reply *reply);
 void client_lease_event(struct lock_keeper *keeper, const struct reply *reply);
-// The answer to an adoption that the library asked for.
-void client_lease_adopted(struct lock_keeper_lease *lease, const struct reply *reply);
 void client_lease_extended(struct lock_keeper_lease *lease, const struct reply *reply);
 // The program asks for its release: nothing is told of it any more.
 void client_lease_releasing(struct lock_keeper_lease *lease);
-// It is not of this connection, and must be before anything is asked about it.
-bool client_lease_is_blocked(const struct lock_keeper_lease *lease);
-// Asks for every lease that is not of this connection yet.
-void client_leases_adopt(struct lock_keeper *keeper);
 void client_leases_interrupted(struct lock_keeper *keeper);
 void client_leases_sweep(struct lock_keeper *keeper, int64_t now_ms);
 int64_t client_leases_least_ttl(const struct lock_keeper *keeper); // CLIENT_NEVER: none is held
 void client_leases_deinit(struct lock_keeper *keeper);
+
+// ---- adopt.c ----
+
+// It is over, and nothing can be asked about it: it is not, or no longer, this connection's.
+bool client_lease_is_gone(const struct lock_keeper_lease *lease);
+// It is not of this connection, and must be before anything is asked about it.
+bool client_lease_is_blocked(const struct lock_keeper_lease *lease);
+// Asks for it.
+void client_lease_adopt(struct lock_keeper_lease *lease);
+// Asks for every lease that is not of this connection yet.
+void client_leases_adopt(struct lock_keeper *keeper);
+// The answer to an adoption that the library asked for.
+void client_lease_adopted(struct lock_keeper_lease *lease, const struct reply *reply);
 
 // ---- event.c ----
 

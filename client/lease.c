@@ -7,8 +7,9 @@
 // valid_until less the margin is here. It never comes back: whatever arrives for one that is not
 // HELD is ignored. Only a HELD lease stands in `tokens`, where events find it.
 //
-// is_ours says that this connection acquired or adopted it; without, it is to be adopted before
-// anything else is asked about it. valid_until goes forward only, and is never further away than a
+// is_ours says that this connection acquired or adopted it, and no other has adopted it since;
+// without, it is to be adopted before anything else is asked about it. That counts for a LOST one,
+// too: whoever adopted it has the same digits, and a release would take the key from them. valid_until goes forward only, and is never further away than a
 // TTL.
 #include <errno.h>
 #include <stdlib.h>
@@ -19,8 +20,6 @@
 enum {
     LEAST_MARGIN_MS = 50,
     LEAST_SILENT_MARGIN_MS = 20,
-    ADOPT_AGAIN_MIN_MS = 20,
-    ADOPT_AGAIN_MAX_MS = 250,
 };
 
 // ---- Objects ----
@@ -33,8 +32,8 @@ static uint64_t token_number(const struct message_token *token)
     return number;
 }
 
-static struct lock_keeper_lease *find(const struct lock_keeper *keeper,
-                                      const struct message_token *token)
+struct lock_keeper_lease *client_lease_find(const struct lock_keeper *keeper,
+                                            const struct message_token *token)
 {
     struct client_node *node = client_map_find(&keeper->tokens, token_number(token));
 
@@ -91,11 +90,15 @@ static struct lock_keeper_lease *new_lease(struct lock_keeper *keeper,
     return lease;
 }
 
+bool client_lease_is_live(const struct lock_keeper_lease *lease)
+{
+    return lease->state == CLIENT_LEASE_HELD || lease->state == CLIENT_LEASE_RELEASING;
+}
+
 // ---- Validity ----
 
-static void set_until(struct lock_keeper_lease *lease, int64_t wire_ms)
+static void advance(struct lock_keeper_lease *lease, int64_t until_ms)
 {
-    int64_t until_ms = client_link_local_ms(lease->keeper, wire_ms);
     int64_t most_ms = client_now_ms() + lease->ttl_ms;
 
     if (until_ms > most_ms)
@@ -103,7 +106,22 @@ static void set_until(struct lock_keeper_lease *lease, int64_t wire_ms)
     if (until_ms <= lease->last_until_ms)
         return;
     lease->last_until_ms = until_ms;
-    atomic_store(&lease->valid_until_ms, until_ms);
+    if (lease->state == CLIENT_LEASE_HELD)
+        atomic_store(&lease->valid_until_ms, until_ms);
+}
+
+static void set_until(struct lock_keeper_lease *lease, int64_t wire_ms)
+{
+    advance(lease, client_link_local_ms(lease->keeper, wire_ms));
+}
+
+// Heartbeats of which nothing was read yet, or never will be.
+static void follow_page(struct lock_keeper_lease *lease)
+{
+    uint64_t until_ns;
+
+    if (client_page_until(lease, &until_ns))
+        advance(lease, (int64_t)(until_ns / 1000000));
 }
 
 static int64_t at_least(int64_t value, int64_t least)
@@ -160,7 +178,8 @@ static void close_lease(struct lock_keeper_lease *lease, enum client_lease_state
     if (lease->state == CLIENT_LEASE_HELD)
         client_map_remove(&lease->keeper->tokens, &lease->node);
     lease->state = state;
-    atomic_store(&lease->valid_until_ms, 0);
+    atomic_store(&lease->valid_until_ms, 0); // before it counts again, without the slot
+    client_page_leave(lease);
 }
 
 static void lose(struct lock_keeper_lease *lease, enum lock_keeper_reason reason,
@@ -176,8 +195,8 @@ static void lose(struct lock_keeper_lease *lease, enum lock_keeper_reason reason
                  wire_error_names[WIRE_ERROR_LOST_ACTOR_LOCK], message);
 }
 
-static void lose_here(struct lock_keeper_lease *lease, enum lock_keeper_reason reason,
-                      const char *message, int64_t safe_until_ms)
+void client_lease_lose(struct lock_keeper_lease *lease, enum lock_keeper_reason reason,
+                       const char *message, int64_t safe_until_ms)
 {
     lose(lease, reason, lock_keeper_reason_name(reason), message, safe_until_ms);
 }
@@ -190,10 +209,20 @@ void client_lease_releasing(struct lock_keeper_lease *lease)
     client_news_forget(lease);
 }
 
+// Whatever stands for the token here: the lease is somebody else's, or another object's, now.
+static void disown(const struct lock_keeper *keeper, const struct message_token *token)
+{
+    for (struct lock_keeper_lease *lease = keeper->leases; lease; lease = lease->next) {
+        if (lease->state != CLIENT_LEASE_RELEASING &&
+            memcmp(&lease->token, token, sizeof *token) == 0)
+            lease->is_ours = false;
+    }
+}
+
 // ---- Grants ----
 
 // What a grant must have: else nothing can be promised of it.
-static bool is_grant(struct lock_keeper *keeper, const struct reply *reply, const char *key)
+bool client_lease_is_grant(struct lock_keeper *keeper, const struct reply *reply, const char *key)
 {
     if (reply->has_lease && reply->fence >= 0 && reply->ttl_ms > 0 && reply->deadline_ms >= 0 &&
         reply->valid_until_ms >= 0 && reply->key && strcmp(reply->key, key) == 0)
@@ -202,7 +231,7 @@ static bool is_grant(struct lock_keeper *keeper, const struct reply *reply, cons
     return false;
 }
 
-static void take_grant(struct lock_keeper_lease *lease, const struct reply *reply)
+void client_lease_take(struct lock_keeper_lease *lease, const struct reply *reply)
 {
     lease->is_ours = true;
     lease->is_adopting = false;
@@ -212,6 +241,8 @@ static void take_grant(struct lock_keeper_lease *lease, const struct reply *repl
     lease->ttl_ms = reply->ttl_ms;
     lease->deadline_ms = reply->deadline_ms;
     set_until(lease, reply->valid_until_ms);
+    if (lease->state == CLIENT_LEASE_HELD)
+        client_page_enter(lease, reply->slot);
     note_due(lease);
 }
 
@@ -222,22 +253,24 @@ struct lock_keeper_lease *client_lease_granted(const struct client_request *requ
     bool is_new = request->ask.op == WIRE_OP_ACQUIRE;
     struct lock_keeper_lease *lease;
 
-    if (!is_grant(keeper, reply, request->ask.key))
+    if (!client_lease_is_grant(keeper, reply, request->ask.key))
         return NULL;
-    lease = find(keeper, &reply->lease);
+    lease = client_lease_find(keeper, &reply->lease);
     if (lease && is_new) {
         client_link_end(keeper, -EPROTO, "the sidecar granted the same lease twice");
         return NULL;
     }
-    if (!lease)
+    if (!lease) {
+        disown(keeper, &reply->lease);
         lease = new_lease(keeper, request, &reply->lease);
+    }
     if (!lease) {
         client_link_end(keeper, -ENOMEM, "no memory for a lease");
         return NULL;
     }
     if (is_new)
         lease->deadline_at_ms = client_now_ms() + reply->deadline_ms;
-    take_grant(lease, reply);
+    client_lease_take(lease, reply);
     return lease;
 }
 
@@ -285,7 +318,9 @@ void client_lease_event(struct lock_keeper *keeper, const struct reply *reply)
         client_link_end(keeper, -EPROTO, "the sidecar's event lacks what it must have");
         return;
     }
-    lease = find(keeper, &reply->lease);
+    if (reply->event == WIRE_EVENT_REVOKED && reply->reason == WIRE_REASON_MOVED)
+        disown(keeper, &reply->lease);
+    lease = client_lease_find(keeper, &reply->lease);
     if (!lease)
         return;
     switch (reply->event) {
@@ -303,116 +338,7 @@ void client_lease_event(struct lock_keeper *keeper, const struct reply *reply)
     }
 }
 
-// ---- Adoption ----
-
-static bool is_live(const struct lock_keeper_lease *lease)
-{
-    return lease->state == CLIENT_LEASE_HELD || lease->state == CLIENT_LEASE_RELEASING;
-}
-
-bool client_lease_is_blocked(const struct lock_keeper_lease *lease)
-{
-    return is_live(lease) && !lease->is_ours;
-}
-
-static void adopt_later(struct lock_keeper_lease *lease)
-{
-    int64_t pause_ms = at_least(lease->ttl_ms / 20, ADOPT_AGAIN_MIN_MS);
-
-    if (pause_ms > ADOPT_AGAIN_MAX_MS)
-        pause_ms = ADOPT_AGAIN_MAX_MS;
-    lease->adopt_ms = client_now_ms() + pause_ms;
-    client_due(lease->keeper, lease->adopt_ms);
-}
-
-static void adopt(struct lock_keeper_lease *lease)
-{
-    struct client_request *request =
-        client_request_new(lease->keeper, WIRE_OP_ADOPT, CLIENT_NOBODY);
-    struct message_request *ask;
-
-    if (!request) {
-        adopt_later(lease);
-        return;
-    }
-    ask = &request->ask;
-    request->lease = lease;
-    ask->key_length = strlen(lease->key);
-    memcpy(ask->key, lease->key, ask->key_length + 1);
-    ask->lease = lease->token;
-    ask->bind = lease->bind;
-    ask->pid = lease->pid;
-    ask->on_disconnect = lease->on_disconnect;
-    ask->notify = 1u << WIRE_NOTIFY_RENEWED | 1u << WIRE_NOTIFY_AT_RISK;
-    ask->given |= UINT64_C(1) << WIRE_MEMBER_KEY | UINT64_C(1) << WIRE_MEMBER_LEASE |
-                  UINT64_C(1) << WIRE_MEMBER_BIND | UINT64_C(1) << WIRE_MEMBER_ON_DISCONNECT |
-                  UINT64_C(1) << WIRE_MEMBER_NOTIFY;
-    if (lease->pid > 0)
-        ask->given |= UINT64_C(1) << WIRE_MEMBER_PID;
-    lease->is_adopting = true;
-    lease->adopt_ms = CLIENT_NEVER;
-    client_request_send(request);
-}
-
-// Refusals that another attempt may not meet.
-static bool may_pass(const struct reply *reply)
-{
-    switch (reply->error) {
-    case WIRE_ERROR_REDIS_UNAVAILABLE:
-    case WIRE_ERROR_REDIS_REFUSED:
-    case WIRE_ERROR_LIMIT_EXCEEDED:
-    case WIRE_ERROR_SHUTTING_DOWN:
-    case WIRE_ERROR_INTERNAL:
-        return true;
-    default:
-        return false;
-    }
-}
-
-// A deadline that passed while nobody could say so reads as a lost key.
-static void refused(struct lock_keeper_lease *lease, const struct reply *reply)
-{
-    bool is_late = client_now_ms() >= lease->deadline_at_ms;
-
-    if (lease->state == CLIENT_LEASE_RELEASING)
-        client_requests_orphaned(lease, LOCK_KEEPER_E_LOST_ACTOR_LOCK, reply->message);
-    else
-        lose_here(lease, is_late ? LOCK_KEEPER_REASON_DEADLINE : LOCK_KEEPER_REASON_LOST,
-                  reply->message, 0);
-}
-
-void client_lease_adopted(struct lock_keeper_lease *lease, const struct reply *reply)
-{
-    lease->is_adopting = false;
-    if (lease->state == CLIENT_LEASE_RELEASED && reply->ok) // nobody waits for that any more
-        client_release_token(lease->keeper, &lease->token);
-    if (!is_live(lease))
-        return;
-    if (!reply->ok && may_pass(reply)) {
-        adopt_later(lease);
-        return;
-    }
-    if (!reply->ok) {
-        refused(lease, reply);
-        return;
-    }
-    if (!is_grant(lease->keeper, reply, lease->key))
-        return;
-    take_grant(lease, reply);
-    lease->keeper->is_unblocked = true;
-    if (lease->state == CLIENT_LEASE_HELD)
-        client_news(lease, CLIENT_NEWS_ADOPTED);
-}
-
 // ---- All of them ----
-
-void client_leases_adopt(struct lock_keeper *keeper)
-{
-    for (struct lock_keeper_lease *lease = keeper->leases; lease; lease = lease->next) {
-        if (client_lease_is_blocked(lease) && !lease->is_adopting)
-            adopt(lease);
-    }
-}
 
 void client_leases_interrupted(struct lock_keeper *keeper)
 {
@@ -421,25 +347,28 @@ void client_leases_interrupted(struct lock_keeper *keeper)
         lease->adopt_ms = CLIENT_NEVER;
         if (lease->state == CLIENT_LEASE_HELD && !keeper->reconnects &&
             lease->bind == WIRE_BIND_CONNECTION)
-            lose_here(lease, LOCK_KEEPER_REASON_UNCONFIRMED,
-                      "the connection to the sidecar ended, and with it the lease",
-                      lease->on_disconnect == WIRE_DISCONNECT_EXPIRE ? lease->last_until_ms : 0);
+            client_lease_lose(lease, LOCK_KEEPER_REASON_UNCONFIRMED,
+                              "the connection to the sidecar ended, and with it the lease",
+                              lease->on_disconnect == WIRE_DISCONNECT_EXPIRE ? lease->last_until_ms
+                                                                             : 0);
     }
     client_due(keeper, 0);
 }
 
 static void sweep_held(struct lock_keeper_lease *lease, int64_t now_ms)
 {
+    follow_page(lease);
     if (now_ms >= lost_at_ms(lease)) {
-        lose_here(lease, LOCK_KEEPER_REASON_UNCONFIRMED,
-                  is_confirmed(lease) ? "the sidecar has confirmed nothing for too long"
-                                      : "the sidecar is gone, or could not adopt the lease in time",
-                  lease->last_until_ms);
+        client_lease_lose(lease, LOCK_KEEPER_REASON_UNCONFIRMED,
+                          is_confirmed(lease)
+                              ? "the sidecar has confirmed nothing for too long"
+                              : "the sidecar is gone, or could not adopt the lease in time",
+                          lease->last_until_ms);
         return;
     }
     if (now_ms >= deadline_at_ms(lease)) {
-        lose_here(lease, LOCK_KEEPER_REASON_DEADLINE, "the workflow deadline has come",
-                  lease->last_until_ms);
+        client_lease_lose(lease, LOCK_KEEPER_REASON_DEADLINE, "the workflow deadline has come",
+                          lease->last_until_ms);
         return;
     }
     note_due(lease);
@@ -459,10 +388,10 @@ static void sweep_releasing(struct lock_keeper_lease *lease, int64_t now_ms)
 void client_leases_sweep(struct lock_keeper *keeper, int64_t now_ms)
 {
     for (struct lock_keeper_lease *lease = keeper->leases; lease; lease = lease->next) {
-        if (is_live(lease) && now_ms >= lease->adopt_ms) {
+        if (client_lease_is_live(lease) && now_ms >= lease->adopt_ms) {
             lease->adopt_ms = CLIENT_NEVER;
             if (keeper->link.state == CLIENT_LINK_UP)
-                adopt(lease);
+                client_lease_adopt(lease);
         }
         if (lease->state == CLIENT_LEASE_HELD)
             sweep_held(lease, now_ms);
@@ -476,7 +405,7 @@ int64_t client_leases_least_ttl(const struct lock_keeper *keeper)
     int64_t least_ms = CLIENT_NEVER;
 
     for (const struct lock_keeper_lease *lease = keeper->leases; lease; lease = lease->next) {
-        if (is_live(lease) && lease->ttl_ms < least_ms)
+        if (client_lease_is_live(lease) && lease->ttl_ms < least_ms)
             least_ms = lease->ttl_ms;
     }
     return least_ms;
@@ -502,6 +431,7 @@ struct lock_keeper_lease *lock_keeper_lease_free(struct lock_keeper_lease *lease
     if (!lease)
         return NULL;
     keeper = lease->keeper;
+    client_link_read(keeper); // somebody else may have it
     client_requests_forget(lease);
     // Also where it was lost: only a release says that the work has stopped.
     is_owed = lease->state == CLIENT_LEASE_HELD || lease->state == CLIENT_LEASE_LOST;
@@ -511,6 +441,7 @@ struct lock_keeper_lease *lock_keeper_lease_free(struct lock_keeper_lease *lease
     client_news_forget(lease);
     unlink_from(lease);
     free(lease);
+    client_pages_trim(keeper);
     client_arm(keeper);
     return NULL;
 }

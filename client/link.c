@@ -146,10 +146,15 @@ static void say_hello(struct lock_keeper *keeper)
     struct client_request *hello = client_request_new(keeper, WIRE_OP_HELLO, CLIENT_NOBODY);
 
     keeper->link.hello_ms = client_now_ms();
-    if (hello)
-        client_request_send(hello);
-    else
+    if (!hello) {
         client_link_end(keeper, -ENOMEM, "no memory to say hello");
+        return;
+    }
+    if (keeper->link.asks_page) {
+        hello->ask.page = true;
+        hello->ask.given |= UINT64_C(1) << WIRE_MEMBER_PAGE;
+    }
+    client_request_send(hello);
 }
 
 static void attempt(struct lock_keeper *keeper)
@@ -175,6 +180,7 @@ static void attempt(struct lock_keeper *keeper)
     }
     link->state = CLIENT_LINK_GREETING;
     link->ends = link->output_failed = link->watches_output = false;
+    link->asks_page = true;
     frame_init(&link->frame, WIRE_MAX_REPLY);
     say_hello(keeper);
 }
@@ -249,11 +255,23 @@ static void keep_hello(struct lock_keeper *keeper, struct client_request *reques
     greet(keeper);
 }
 
+// An older sidecar, or one that cannot make a page now.
+static bool is_about_page(const struct reply *reply)
+{
+    return reply->error == WIRE_ERROR_BAD_REQUEST || reply->error == WIRE_ERROR_LIMIT_EXCEEDED ||
+           reply->error == WIRE_ERROR_INTERNAL;
+}
+
 void client_link_greeted(struct lock_keeper *keeper, struct client_request *request)
 {
     const struct reply *reply = &request->reply;
     struct client_link *link = &keeper->link;
 
+    if (!reply->ok && link->asks_page && is_about_page(reply)) {
+        link->asks_page = false;
+        say_hello(keeper);
+        return;
+    }
     if (!reply->ok) {
         client_link_end(keeper, client_code(reply), "%s", reply->message ? reply->message : "");
         return;
@@ -264,6 +282,7 @@ void client_link_greeted(struct lock_keeper *keeper, struct client_request *requ
         return;
     }
     link->offset_ms = clock_offset_ms(keeper, reply->now_ms);
+    client_page_greeted(keeper);
     keep_hello(keeper, request);
     link->state = CLIENT_LINK_UP;
     link->up_ms = client_now_ms();
@@ -288,14 +307,14 @@ bool lock_keeper_has_cap(const struct lock_keeper *keeper, const char *cap)
 
 // ---- Reading ----
 
-// The one place where bytes come in. (The validity page will come with the first byte of the reply
-// to hello, as a descriptor, by recvmsg.)
-static ssize_t receive(const struct client_link *link, char *chunk, size_t size)
+// The one place where bytes come in.
+static ssize_t receive(struct client_link *link, char *chunk, size_t size)
 {
     ssize_t n;
 
     do
-        n = recv(link->fd, chunk, size, MSG_DONTWAIT);
+        n = link->state == CLIENT_LINK_GREETING ? client_page_receive(link, chunk, size)
+                                                : recv(link->fd, chunk, size, MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
     return n < 0 ? -errno : n;
 }
@@ -349,6 +368,15 @@ static void read_all(struct lock_keeper *keeper)
         client_link_end(keeper, (int)n, "the connection broke: %s", strerror((int)-n));
 }
 
+void client_link_read(struct lock_keeper *keeper)
+{
+    if (keeper->link.fd < 0 || keeper->is_telling)
+        return;
+    read_all(keeper);
+    if (keeper->is_unblocked)
+        client_due(keeper, 0);
+}
+
 // ---- Writing ----
 
 static void watch_output(struct lock_keeper *keeper, bool output)
@@ -394,6 +422,7 @@ static void close_link(struct lock_keeper *keeper)
     epoll_ctl(keeper->epoll_fd, EPOLL_CTL_DEL, link->fd, NULL);
     close(link->fd);
     link->fd = -1;
+    client_page_disconnected(keeper);
     frame_deinit(&link->frame);
     buf_deinit(&link->out);
 }

@@ -15,8 +15,11 @@
 //     lock_keeper_free(keeper);
 //
 // A program hears of its leases when it lets the library read: in a call that waits, or in
-// lock_keeper_process from an event loop. One that does neither sees valid_until stand still, and
-// its leases end for it then.
+// lock_keeper_process from an event loop. lock_keeper_valid needs neither where the sidecar hands out
+// its validity page: it sees each heartbeat, and the end, as soon as they are. Without a page (an
+// older sidecar, one out of descriptors, another time namespace, more than 512 leases) valid_until
+// stands still until the library reads. Read now and then in any case: events are kept for it, and a
+// client that leaves 1 MiB of them unread is cut off.
 //
 // Time. Spans and instants are milliseconds; an instant is one of CLOCK_BOOTTIME, as
 // lock_keeper_now_ms reads it. What the sidecar says is converted where it runs in another time
@@ -275,11 +278,17 @@ LOCK_KEEPER_API int lock_keeper_acquire(struct lock_keeper *keeper,
 // key is freed when Redis answers, or runs out. LOCK_KEEPER_E_UNKNOWN_LEASE: it was released
 // before. Where the sidecar is away it is waited for (for the timeout, while the lease is valid),
 // then the lease is adopted and released; else -ENOTCONN, and the key runs out by itself.
+//
+// Whose lease it is. Whoever has the digits may adopt a lease, and the key is the adopter's then. So
+// of a lease that is over the sidecar is told only where the connection acquired or adopted it
+// itself, and has read of no other that did; else nothing is sent, and the answer is
+// LOCK_KEEPER_E_LOST_ACTOR_LOCK. What has come in is read first. (An adoption that crosses with a
+// release of the same lease on its way cannot be seen: do not release what you have passed on.)
 LOCK_KEEPER_API int lock_keeper_release(struct lock_keeper *keeper,
                                         struct lock_keeper_lease *lease);
 
 // The same for a lease that is known by its 32 digits only (one with bind none, of another
-// process).
+// process): it is released whoever holds it. One that this handle holds is over here, too.
 LOCK_KEEPER_API int lock_keeper_release_token(struct lock_keeper *keeper, const char *token);
 
 // Moves the workflow deadline: deadline_ms counts from the grant. What is in effect then (the
@@ -318,7 +327,8 @@ LOCK_KEEPER_API int lock_keeper_break(struct lock_keeper *keeper, const char *ke
 
 // Sends one line as it is (no newline in it) and returns when its reply is there, in `line` of the
 // reply. The return value is the code of its error. A lease that is acquired like this is unknown
-// to the library: nothing is reported about it or adopted. Not repeated on another connection.
+// to the library: nothing is reported about it or adopted. Not repeated on another connection. Not
+// for releasing a lease of the library's, which would go on looking at it, nor for "page".
 LOCK_KEEPER_API int lock_keeper_call(struct lock_keeper *keeper, const char *json);
 
 // ---- Leases ----
@@ -327,10 +337,12 @@ LOCK_KEEPER_API int lock_keeper_call(struct lock_keeper *keeper, const char *jso
 // itself is over.
 
 // Whether the lease may be acted on: now < valid_until, and it is not known to be over. Costs a
-// clock read, asks nobody; right also where the sidecar stands still or is gone. Any thread.
+// clock read and no system call, asks nobody; right also where the sidecar stands still or is gone.
+// Never true again once the lease was reported lost, or its release was asked for. Any thread.
 LOCK_KEEPER_API bool lock_keeper_valid(const struct lock_keeper_lease *lease);
 
-// The newest instant known; 0 once the lease is known to be over.
+// The newest instant known, cut to a whole millisecond; 0 once the lease is known to be over. With a
+// validity page both may be known here before the event about it has been read.
 LOCK_KEEPER_API int64_t lock_keeper_lease_valid_until_ms(const struct lock_keeper_lease *lease);
 LOCK_KEEPER_API const char *lock_keeper_lease_key(const struct lock_keeper_lease *lease);
 // 32 hex digits: the capability to release or adopt it. Keep them secret.
@@ -351,7 +363,7 @@ LOCK_KEEPER_API void lock_keeper_lease_set_user(struct lock_keeper_lease *lease,
 LOCK_KEEPER_API void *lock_keeper_lease_get_user(const struct lock_keeper_lease *lease);
 
 // Forgets the lease as the end of the connection would: one that is bound to the connection is
-// released, unless it was (the answer is not waited for); one that is bound to a process or to
+// released, unless it was, or is somebody else's by now, as above (the answer is not waited for); one that is bound to a process or to
 // nothing goes on by itself. No event about it follows. NULL is allowed. Returns NULL.
 LOCK_KEEPER_API struct lock_keeper_lease *lock_keeper_lease_free(struct lock_keeper_lease *lease);
 

@@ -2,18 +2,41 @@
 //
 // What a program reads of a lease without asking anybody.
 //
-// valid_until is one atomic number, written by the thread that processes the handle and read by any.
-// It is 0 once the lease is known to be over, so there is one comparison to make. (With the
-// sidecar's validity page, the number will be that of the lease's slot in it.)
+// Where the lease has a slot in the sidecar's validity page, that says it all, and what the sidecar
+// has said in messages is behind it. Else valid_until is an atomic number, written by the thread that
+// processes the handle. Either is 0 once the lease is known to be over.
+//
+// The clock is read after the instant that it is compared with: a thread that is held up in between
+// errs towards stopping.
+#include <time.h>
+
 #include "client/inside.h"
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
 
 bool lock_keeper_valid(const struct lock_keeper_lease *lease)
 {
-    return client_now_ms() < lock_keeper_lease_valid_until_ms(lease);
+    uint64_t until_ns;
+    int64_t until_ms;
+
+    if (client_page_until(lease, &until_ns))
+        return now_ns() < until_ns;
+    until_ms = atomic_load(&lease->valid_until_ms);
+    return client_now_ms() < until_ms;
 }
 
 int64_t lock_keeper_lease_valid_until_ms(const struct lock_keeper_lease *lease)
 {
+    uint64_t until_ns;
+
+    if (client_page_until(lease, &until_ns))
+        return (int64_t)(until_ns / 1000000);
     return atomic_load(&lease->valid_until_ms);
 }
 

@@ -63,6 +63,7 @@ struct reply {
     int64_t deadline_ms;
     int64_t deadline_in_ms;
     int64_t valid_until_ms;
+    int64_t slot;
     int64_t waited_ms;
     int64_t held_ms;
     int64_t safe_ms;

@@ -109,7 +109,7 @@ START_TEST(what_is_not_known_is_ignored)
     struct lock_keeper_lease *lease;
 
     begin("? {'op':'hello'}\n"
-          ">b {'x':{'y':[1,null]},'now_ms':$now,'protocol':1,'id':$id,'ok':true,'slot':'?'}\n"
+          ">b {'x':{'y':[1,null]},'now_ms':$now,'protocol':1,'id':$id,'ok':true,'tide':'?'}\n"
           "> {'event':'moonrise','phase':3}\n"
           "> {'event':'renewed','lease':'ffffffffffffffffffffffffffffffff','valid_until_ms':5}\n"
           "> {'ok':true,'id':'lk:999'}\n"
@@ -309,6 +309,30 @@ START_TEST(an_adoption_that_is_never_answered)
 }
 END_TEST
 
+// The adoption succeeds when the lease has been reported lost here: nobody acts on it, and it is given
+// back with its object.
+START_TEST(an_adoption_that_succeeds_too_late)
+{
+    struct lock_keeper_lease *lease;
+
+    begin(FAKE_HELLO ACQUIRE "> {'ok':true,'id':$id,'key':'k','ttl_ms':600,'deadline_ms':60000,"
+                             "'lease':'" FAKE_LEASE "','fence':7,'valid_until_ms':$now+590}\n"
+                             "close\n" FAKE_HELLO "? {'op':'adopt','id':'<string>'}\n"
+                             "? {'op':'ping'}\n"
+                             "> {'ok':true,'id':'lk:4','op':'adopt','key':'k','ttl_ms':600,"
+                             "'deadline_ms':60000,'lease':'" FAKE_LEASE
+                             "','fence':7,'valid_until_ms':$now+590}\n"
+                             "> {'ok':true,'id':$id}\n"
+                             "? {'op':'release','lease':'" FAKE_LEASE "'}\n");
+    ck_assert_int_eq(acquire(&lease), 0);
+    ck_assert_int_eq(event_of(LOCK_KEEPER_EVENT_REVOKED)->reason, LOCK_KEEPER_REASON_UNCONFIRMED);
+    ck_assert_int_eq(lock_keeper_ping(keeper), 0);
+    ck_assert(!lock_keeper_valid(lease));
+    ck_assert_ptr_null(lock_keeper_lease_free(lease));
+    end();
+}
+END_TEST
+
 // Another sidecar, of a release without adopt.
 START_TEST(a_sidecar_that_cannot_adopt)
 {
@@ -422,6 +446,7 @@ static Suite *suite(void)
     tcase_add_loop_test(tests, an_event_that_is_none, 0, (int)(sizeof events / sizeof events[0]));
     tcase_add_test(tests, an_adoption_that_is_refused_for_now);
     tcase_add_test(tests, an_adoption_that_is_never_answered);
+    tcase_add_test(tests, an_adoption_that_succeeds_too_late);
     tcase_add_test(tests, a_sidecar_that_cannot_adopt);
     tcase_add_test(tests, a_release_whose_answer_is_lost);
     tcase_add_test(tests, what_cannot_be_repeated);

@@ -179,6 +179,8 @@ START_TEST(released_while_the_sidecar_is_away)
     ck_assert_uint_eq(event->request, request);
     ck_assert_msg(event->reply->code == 0, "%s", event->reply->message);
     ck_assert(!bench_exists("k"));
+    ck_assert(!lock_keeper_valid(lease)); // the adoption brought nothing back
+    ck_assert_int_eq(lock_keeper_lease_valid_until_ms(lease), 0);
     ck_assert_int_eq(lock_keeper_get_error(keeper)->code, 0);
 }
 END_TEST
@@ -305,6 +307,57 @@ START_TEST(valid_needs_no_message)
     ck_assert(!lock_keeper_valid(lease));
     rival_free(rival);
     sidecar_process_signal(&sidecar, SIGCONT);
+}
+END_TEST
+
+// Lost while the sidecar stood still, or was away; meanwhile somebody adopts it. What the old holder
+// says when the work has stopped concerns nobody.
+START_TEST(an_unconfirmed_lease_that_somebody_adopted)
+{
+    bool is_killed = _i & 1, is_freed = _i & 2;
+    struct lock_keeper *other;
+    struct lock_keeper_lease *lease, *held;
+    int64_t deadline = scratch_deadline(WAIT_MS);
+    int r;
+
+    begin();
+    lock_keeper_set_margin(keeper, TTL_MS - 300); // early enough for others to adopt it
+    lease = acquired("k");
+    sidecar_process_signal(&sidecar, is_killed ? SIGKILL : SIGSTOP);
+    ck_assert_int_eq(event_of(LOCK_KEEPER_EVENT_REVOKED)->reason, LOCK_KEEPER_REASON_UNCONFIRMED);
+    if (is_killed) {
+        ck_assert_int_eq(sidecar_process_wait(&sidecar, 5000), -SIGKILL);
+        sidecar_process_restart(&sidecar);
+    } else {
+        sidecar_process_signal(&sidecar, SIGCONT);
+    }
+    other = lock_keeper_new(sidecar.socket);
+    do
+        r = lock_keeper_adopt(
+            other, &(struct lock_keeper_adopt){.key = "k", .token = lock_keeper_lease_token(lease)},
+            &held);
+    while (r == LOCK_KEEPER_E_REDIS_UNAVAILABLE && scratch_left(deadline) > 0);
+    ck_assert_msg(r == 0, "%s", lock_keeper_get_reply(other)->message);
+    ck_assert_int_eq(lock_keeper_ping(keeper), 0); // connected again
+    if (is_freed)
+        ck_assert_ptr_null(lock_keeper_lease_free(lease));
+    else
+        ck_assert_int_eq(lock_keeper_release(keeper, lease), LOCK_KEEPER_E_LOST_ACTOR_LOCK);
+    ck_assert_int_eq(lock_keeper_ping(keeper), 0); // behind whatever was sent
+    for (int renewed = 0; renewed < 3;) {
+        const struct lock_keeper_event *event = lock_keeper_next_event(other);
+
+        ck_assert_int_gt(scratch_left(deadline), 0);
+        if (!event)
+            lock_keeper_wait(other, 10);
+        else
+            ck_assert_int_ne(event->kind, LOCK_KEEPER_EVENT_REVOKED);
+        renewed += event && event->kind == LOCK_KEEPER_EVENT_RENEWED;
+    }
+    ck_assert(lock_keeper_valid(held));
+    ck_assert(bench_exists("k"));
+    ck_assert_int_eq(lock_keeper_release(other, held), 0);
+    lock_keeper_free(other);
 }
 END_TEST
 
@@ -457,6 +510,7 @@ static Suite *suite(void)
     tcase_add_test(tests, killed_for_good);
     tcase_add_test(tests, a_sidecar_that_stands_still);
     tcase_add_test(tests, valid_needs_no_message);
+    tcase_add_loop_test(tests, an_unconfirmed_lease_that_somebody_adopted, 0, 4);
     tcase_add_test(tests, a_margin_of_ones_own);
     tcase_add_test(tests, without_reconnecting);
     tcase_add_test(tests, the_key_is_taken_while_it_is_away);

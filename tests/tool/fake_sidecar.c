@@ -5,23 +5,29 @@
 // are for the test's own process.
 
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include "protocol/wire.h"
 #include "tests/tool/fake_sidecar.h"
 #include "tests/tool/pattern.h"
 
-enum { END_MS = 20000, MAX_LINE = 1 << 20 };
+enum { END_MS = 20000, MAX_LINE = 1 << 20, PAGE = WIRE_PAGE_SLOTS * 8, PASSED = 2 };
 
 struct actor {
     int listener;
     int fd;
     char *id; // as JSON, of the newest line read
+    int64_t *page;
+    int passed[PASSED]; // go with what is sent next
+    unsigned passed_count;
     const char *step;
 };
 
@@ -69,7 +75,7 @@ static char *read_line(struct actor *actor)
     return line;
 }
 
-static void expect_line(struct actor *actor, const char *text)
+static void expect_line(struct actor *actor, const char *text, bool exact)
 {
     char *line = read_line(actor);
     json_t *pattern = json_loads(text, 0, NULL);
@@ -78,7 +84,7 @@ static void expect_line(struct actor *actor, const char *text)
 
     if (!pattern || !value)
         give_up(actor, "no JSON: %s", line);
-    if (!pattern_matches(pattern, value, NULL, false, why, sizeof why))
+    if (!pattern_matches(pattern, value, NULL, exact, why, sizeof why))
         give_up(actor, "%s: %s", why, line);
     free(actor->id);
     actor->id = json_dumps(json_object_get(value, "id"), JSON_ENCODE_ANY);
@@ -138,6 +144,33 @@ static char *expand(const struct actor *actor, const char *text, size_t *length)
     return line;
 }
 
+static ssize_t send_some(struct actor *actor, char *bytes, size_t size)
+{
+    union {
+        char bytes[CMSG_SPACE(PASSED * sizeof(int))];
+        struct cmsghdr align;
+    } control = {.bytes = {0}};
+    struct iovec data = {.iov_base = bytes, .iov_len = size};
+    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
+    size_t passed = actor->passed_count * sizeof(int);
+    struct cmsghdr *header;
+    ssize_t n;
+
+    if (passed == 0)
+        return send(actor->fd, bytes, size, MSG_NOSIGNAL);
+    message.msg_control = control.bytes;
+    message.msg_controllen = CMSG_SPACE(passed);
+    header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(passed);
+    memcpy(CMSG_DATA(header), actor->passed, passed);
+    n = sendmsg(actor->fd, &message, MSG_NOSIGNAL);
+    while (actor->passed_count > 0)
+        close(actor->passed[--actor->passed_count]);
+    return n;
+}
+
 static void say(struct actor *actor, const char *text, const char *end, size_t piece)
 {
     size_t length, done = 0;
@@ -147,13 +180,69 @@ static void say(struct actor *actor, const char *text, const char *end, size_t p
         line[length++] = *end;
     while (done < length) {
         size_t size = length - done < piece ? length - done : piece;
-        ssize_t n = send(actor->fd, line + done, size, MSG_NOSIGNAL);
+        ssize_t n = send_some(actor, line + done, size);
 
         if (n < 0)
             break; // the client has had enough
         done += (size_t)n;
     }
     free(line);
+}
+
+// ---- The page ----
+
+static int make_page(struct actor *actor, size_t size, int seals)
+{
+    int fd = memfd_create("fake-page", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    void *memory;
+
+    if (fd < 0 || ftruncate(fd, (off_t)size) != 0)
+        give_up(actor, "memfd: %s", strerror(errno));
+    memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (memory == MAP_FAILED || (seals != 0 && fcntl(fd, F_ADD_SEALS, seals) != 0))
+        give_up(actor, "page: %s", strerror(errno));
+    actor->page = memory;
+    return fd;
+}
+
+static void pass(struct actor *actor, int fd)
+{
+    actor->passed[actor->passed_count++] = fd;
+}
+
+static void make_passed(struct actor *actor, const char *what)
+{
+    static const int seals = F_SEAL_FUTURE_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+    int ends[2];
+
+    if (strcmp(what, "page") == 0)
+        pass(actor, make_page(actor, PAGE, seals));
+    else if (strcmp(what, "two") == 0)
+        pass(actor, make_page(actor, PAGE, seals)), pass(actor, make_page(actor, PAGE, seals));
+    else if (strcmp(what, "short") == 0)
+        pass(actor, make_page(actor, PAGE / 2, seals));
+    else if (strcmp(what, "long") == 0)
+        pass(actor, make_page(actor, PAGE * (size_t)2, seals));
+    else if (strcmp(what, "unsealed") == 0)
+        pass(actor, make_page(actor, PAGE, F_SEAL_FUTURE_WRITE | F_SEAL_GROW));
+    else if (strcmp(what, "pipe") == 0 && pipe2(ends, O_CLOEXEC) == 0)
+        pass(actor, ends[0]), close(ends[1]);
+    else
+        give_up(actor, "no such thing to pass");
+}
+
+static void set_slot(struct actor *actor, const char *text)
+{
+    char *rest;
+    unsigned long slot = strtoul(text, &rest, 10);
+    size_t length;
+    char *value = expand(actor, rest, &length);
+
+    if (!actor->page || slot >= WIRE_PAGE_SLOTS)
+        give_up(actor, "no such slot");
+    value[length] = '\0';
+    __atomic_store_n(&actor->page[slot], strtoll(value, NULL, 10) * 1000000, __ATOMIC_SEQ_CST);
+    free(value);
 }
 
 // ---- Steps ----
@@ -172,7 +261,13 @@ static void take_step(struct actor *actor, const char *step)
     actor->step = step;
     need_connection(actor);
     if ((rest = after(step, "? ")))
-        expect_line(actor, rest);
+        expect_line(actor, rest, false);
+    else if ((rest = after(step, "?= ")))
+        expect_line(actor, rest, true);
+    else if ((rest = after(step, "pass ")))
+        make_passed(actor, rest);
+    else if ((rest = after(step, "slot ")))
+        set_slot(actor, rest);
     else if ((rest = after(step, "> ")))
         say(actor, rest, "\n", SIZE_MAX);
     else if ((rest = after(step, ">- ")))

@@ -14,9 +14,14 @@
 // $x(N,C) for N times the character C.
 //
 //     ? PATTERN    reads a line (skipping none), which must fit the pattern (pattern.h)
+//     ?= PATTERN   the same; the line has no member that the pattern has not
 //     > LINE       sends the line and a newline
 //     >- TEXT      sends the text without a newline
 //     >b LINE      the same as >, byte by byte
+//     pass WHAT    what is sent next carries descriptors: "page" (a validity page, a new one), or
+//                  what is none: "two" (pages), "short", "long" (of another size), "unsealed",
+//                  "pipe"
+//     slot N T     slot N of the newest page says T, in ms of CLOCK_BOOTTIME ($now+N); 0: 0
 //     pause N      for N ms (between bytes of one answer, never to wait for a state)
 //     close        closes the connection; the next step is on the next one
 //     half-close   closes the sending side

@@ -39,7 +39,7 @@ START_TEST(a_grant)
 
     parsed("{'ok':true,'id':'x','op':'acquire','key':'caf\\u00e9','lease':'" LEASE
            "','fence':1790000000000000,'ttl_ms':30000,'deadline_ms':60000,"
-           "'valid_until_ms':9007199254740991,'waited_ms':0}");
+           "'valid_until_ms':9007199254740991,'waited_ms':0,'slot':511}");
     ck_assert(reply.ok && !reply.is_event);
     ck_assert_int_eq(reply.op, WIRE_OP_ACQUIRE);
     ck_assert_int_eq(reply.id.kind, MESSAGE_ID_STRING);
@@ -52,6 +52,7 @@ START_TEST(a_grant)
     ck_assert_int_eq(reply.deadline_ms, 60000);
     ck_assert_int_eq(reply.valid_until_ms, WIRE_MAX_INTEGER);
     ck_assert_int_eq(reply.waited_ms, 0);
+    ck_assert_int_eq(reply.slot, 511);
     // What is not there.
     ck_assert_int_eq(reply.held_ms, -1);
     ck_assert_int_eq(reply.retry_after_ms, -1);
@@ -84,6 +85,7 @@ START_TEST(refusals)
     ck_assert_int_eq(reply.holder.uid, 1000);
     ck_assert_int_eq(reply.holder.fence, 5);
     ck_assert_int_eq(reply.holder.bytes, -1);
+    ck_assert_int_eq(reply.slot, -1);
     ck_assert_int_eq(reply.retry_after_ms, 21430);
     reply_deinit(&reply);
 
