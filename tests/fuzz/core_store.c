@@ -440,14 +440,30 @@ static void offer(struct core *core, struct core_grant *grant, const struct core
         grant->beat_by_ms = call->sent_at_ms + grant->ttl_ms / 3;
 }
 
+// What Redis says of the workflow deadline counts, where such a lease may be held here.
+static void offer_deadline(struct core *core, struct core_grant *grant)
+{
+    const struct value *value = core->adopted;
+    char why[256];
+
+    if (!value || !core_is_live(core, grant))
+        return;
+    if (value->ttl_ms <= LEASE_MAX_SPAN_MS && value->deadline_us - value->since_us >= 1000 &&
+        value->deadline_us - value->since_us < (LEASE_MAX_SPAN_MS + 1) * 1000 &&
+        lease_rules_check(&core->keeper.options.rules, value->ttl_ms, why, sizeof why) == 0)
+        grant->deadline_ms = (value->deadline_us - value->since_us) / 1000;
+}
+
 // An adoption prolongs a lease that is held here; and whoever else was said to have the key has not.
 static void offer_adoption(struct core *core, struct core_grant *grant,
                            const struct core_call *call, const struct store_completion *completion)
 {
     if (completion->outcome != STORE_OK)
         return;
-    if (grant && core->moves)
+    if (grant && core->moves) {
         grant->offered_ms = validity(grant, call->sent_at_ms);
+        offer_deadline(core, grant);
+    }
     for (size_t i = 0; i < core->grant_count; i++) {
         struct core_grant *other = &core->grants[i];
         other->losing = other != grant && strcmp(other->key, call->key) == 0;
@@ -498,17 +514,17 @@ static void report(struct core *core, const struct core_call *call,
         now_ms = core->store.hooks->believe(core->store.context);
     FUZZ_CHECK(now_ms == core->now_ms);
     core->moves = table_find_token(&core->keeper.table, &call->token) != SLOT_NONE;
-    foretell(core, grant, call, completion);
     if (call->op == STORE_ADOPT && completion->value &&
         value_parse(completion->value, completion->value_length, &value) == 0) {
         core->adopted = &value;
         core->adopted_at_us = completion->now_us;
     }
+    foretell(core, grant, call, completion);
     core->answered = call;
     core->store.hooks->completed(core->store.context, completion, now_ms);
     core->answered = NULL;
     core->adopted = NULL;
-    if (grant && call->op == STORE_RENEW)
+    if (grant && (call->op == STORE_RENEW || call->op == STORE_ADOPT))
         settle(core, grant);
     for (size_t i = 0; i < core->grant_count; i++) {
         core->grants[i].losing = false;
