@@ -3,6 +3,7 @@
 // liblockkeeper and the validity page: what it shows without a message, which slot a lease is read
 // from, and what becomes of it without a page, or with something that is none.
 
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -420,6 +421,29 @@ START_TEST(a_grant_without_a_slot)
 }
 END_TEST
 
+// Without a page: a program that was itself held up reads what has come in before it believes its clock.
+START_TEST(what_has_come_in_is_read_first)
+{
+    struct pollfd renewed = {.events = POLLIN};
+    struct lock_keeper_lease *lease;
+
+    begin_fake(FAKE_HELLO ACQUIRE
+               "> {" GRANT_MEMBERS "'lease':'" FAKE_LEASE "','valid_until_ms':$now+300}\n"
+               "? {'op':'ping'}\n"
+               "> {'event':'renewed','lease':'" FAKE_LEASE "','valid_until_ms':$now+60000}\n"
+               "> {'ok':true,'id':$id,'op':'ping','redis':'up'}\n");
+    lock_keeper_set_margin(keeper, 50);
+    lease = acquired("k");
+    ck_assert_int_eq(lock_keeper_start_ping(keeper, NULL), 0);
+    renewed.fd = lock_keeper_get_socket(keeper);
+    ck_assert_int_eq(poll(&renewed, 1, WAIT_MS), 1);
+    SCRATCH_UNTIL(WAIT_MS, !lock_keeper_valid(lease));
+    event_of(LOCK_KEEPER_EVENT_REPLY);
+    ck_assert(lock_keeper_lease_is_held(lease) && lock_keeper_valid(lease));
+    end_fake();
+}
+END_TEST
+
 // The page has the word: not what a message said before or since.
 START_TEST(what_the_slot_says)
 {
@@ -531,6 +555,7 @@ static TCase *fake_cases(void)
     LOOP(tests, a_descriptor_at_the_wrong_time, misplaced);
     tcase_add_test(tests, a_greeting_that_breaks_off);
     LOOP(tests, a_grant_without_a_slot, no_slots);
+    tcase_add_test(tests, what_has_come_in_is_read_first);
     tcase_add_test(tests, what_the_slot_says);
     tcase_add_loop_test(tests, what_is_over_does_not_look_at_its_slot, 0, 2);
     tcase_add_test(tests, the_slot_of_an_adoption);
