@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import shutil
+import socket
 import subprocess
 
 from servers import Failed, wait_until
@@ -72,24 +73,34 @@ class Peers:
                          self.bench.redis.path, *arguments], PYTHONPATH=modules)
 
     def start_etcd(self):
-        """etcd on Unix sockets; the command that takes a lock there."""
+        """etcd on loopback; the command that takes a lock there."""
         binaries = os.path.join(self.folder, "debian", "usr", "bin")
         stage = self.bench.stage
-        client, peer, data = stage.name("etcd"), stage.name("etcd-peer"), stage.name("etcd-data")
-        command = [os.path.join(binaries, "etcdctl"), "--endpoints", f"unix://{client}"]
-        environment = {**os.environ, "ETCDCTL_API": "3", "ETCD_UNSUPPORTED_ARCH": ""}
+        client, peer = (f"http://127.0.0.1:{port}" for port in free_ports(2))
+        command = [os.path.join(binaries, "etcdctl"), "--endpoints", client]
+        environment = {**os.environ, "ETCDCTL_API": "3"}
         process = stage.start(
-            [os.path.join(binaries, "etcd"), "--data-dir", data,
-             "--listen-client-urls", f"unix://{client}",
-             "--advertise-client-urls", f"unix://{client}", "--listen-peer-urls", f"unix://{peer}",
-             "--initial-advertise-peer-urls", f"unix://{peer}",
-             "--initial-cluster", f"default=unix://{peer}"],
+            [os.path.join(binaries, "etcd"), "--data-dir", stage.name("etcd-data"),
+             "--listen-client-urls", client, "--advertise-client-urls", client,
+             "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+             "--initial-cluster", f"default={peer}"],
             stdout=subprocess.DEVNULL, env=environment)
         wait_until("etcd", process, lambda: subprocess.run(
             [*command, "get", "x"], capture_output=True, env=environment, check=False,
             timeout=10).returncode == 0)
         os.environ["ETCDCTL_API"] = "3"
         return [*command, "lock", "bench", "true"]
+
+
+def free_ports(count):
+    """Nobody listens on them now."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
 
 
 def value_of(measured, name):
