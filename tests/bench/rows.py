@@ -8,7 +8,7 @@ measured in turn, round by round, and compared within the round."""
 import os
 import time
 
-from servers import call_redis, cpu_seconds, resident_bytes, slow_log
+from servers import call_redis, cpu_seconds, resident_bytes, scripts_run, slow_log
 
 US, NS, PER_SECOND, PERCENT, BYTES, MS = "us", "ns", "pairs/s", "% of a core", "B", "ms"
 
@@ -86,12 +86,16 @@ class Bench:
         holder = stage.holder("hold", keeper.path, leases, 8, 3 * period_ms)
         time.sleep(period_ms / 1000 * 1.2)  # until the first heartbeats have spread
         call_redis(redis, "SLOWLOG", "RESET")
+        scripts, scripts_us = scripts_run(redis)
         before = cpu_seconds(keeper.pid), cpu_seconds(redis.pid), time.monotonic()
         time.sleep(window_ms / 1000)
         seconds = time.monotonic() - before[2]
+        calls, us = scripts_run(redis)
         measured = {
             "value": 100 * (cpu_seconds(keeper.pid) - before[0]) / seconds,
             "redis_percent": 100 * (cpu_seconds(redis.pid) - before[1]) / seconds,
+            "scripts": calls - scripts,
+            "script_us": (us - scripts_us) / max(calls - scripts, 1),
         }
         measured["slowest_script_ms"], measured["scripts_over_half_ms"] = slow_log(redis)
         measured["revoked"] = stage.end_holder(holder)["revoked"]
