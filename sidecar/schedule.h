@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Instants for up to millions of items named by small numbers, of which the earliest is wanted.
-// Items whose numbers are in the same block of 128 share an entry of a heap; those of a block that
+// Items whose numbers are in the same block of 100 share an entry of a heap; those of a block that
 // are due together are found one after the other, at no cost but reading their instants in order.
 #pragma once
 
@@ -9,7 +9,7 @@
 
 #include "sidecar/heap.h"
 
-enum { SCHEDULE_BLOCK = 128 };
+enum { SCHEDULE_BLOCK = 100 };
 
 struct schedule {
     struct heap blocks; // of each block its earliest instant, or one before it

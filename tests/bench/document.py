@@ -119,7 +119,7 @@ def capacity_part(results):
 
 | what | costs Redis |
 | --- | --- |
-| a renewal, in a script of 128 keys | {each_us:.2g} us |
+| a renewal, in a script of 100 keys | {each_us:.2g} us |
 | a call of its own from one of 64 connections, half a pair | {alone_us:.2g} us |
 | a pair that a sidecar batches with others | {pair_us:.2g} us |
 
@@ -127,7 +127,7 @@ One Redis at {REDIS_LOAD:.0%} of its core, with leases of 30 s that are renewed 
 
 | who holds them | leases |
 | --- | --- |
-| a few sidecars with many each, so that 128 are renewed in one call | {rounded(carried / 1e6):g} million |
+| a few sidecars with many each, so that 100 are renewed in one call | {rounded(carried / 1e6):g} million |
 | many sidecars with one or two each: each renewal is a call of its own | {rounded(REDIS_LOAD * 10e6 / alone_us / 1e6):g} million |
 
 A fleet of 100,000 pods with a sidecar each, on paper:

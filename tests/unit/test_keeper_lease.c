@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "sidecar/keeper_inside.h"
+#include "sidecar/redis_call.h"
 #include "tests/tool/keeper_rig.h"
 #include "tests/tool/scratch.h"
 
@@ -103,6 +104,8 @@ static size_t beat(int periods, struct fake_call *last)
     }
     return count;
 }
+
+_Static_assert((int)SCHEDULE_BLOCK <= (int)REDIS_CALL_MAX_BATCH, "one script renews a block");
 
 // Leases in the same block come into step, whenever they were opened, so that one script renews them;
 // those of another block keep their distance.

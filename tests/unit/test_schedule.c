@@ -125,8 +125,8 @@ START_TEST(empty)
 {
     begin(1);
     ck_assert_int_eq(schedule_earliest(&owner.schedule), INT64_MAX);
-    set(300, 5);
-    set(300, INT64_MAX);
+    set(ITEMS - 1, 5);
+    set(ITEMS - 1, INT64_MAX);
     ck_assert_int_eq(schedule_earliest(&owner.schedule), INT64_MAX);
     ck_assert_uint_eq(owner.schedule.count, 0);
     schedule_deinit(&owner.schedule);
