@@ -363,8 +363,9 @@ LOCK_KEEPER_API void lock_keeper_lease_set_user(struct lock_keeper_lease *lease,
 LOCK_KEEPER_API void *lock_keeper_lease_get_user(const struct lock_keeper_lease *lease);
 
 // Forgets the lease as the end of the connection would: one that is bound to the connection is
-// released, unless it was, or is somebody else's by now, as above (the answer is not waited for); one that is bound to a process or to
-// nothing goes on by itself. No event about it follows. NULL is allowed. Returns NULL.
+// released, unless it was, or is somebody else's by now, as above (the answer is not waited for); one
+// that is bound to a process or to nothing goes on by itself. No event about it follows. NULL is
+// allowed. Returns NULL.
 LOCK_KEEPER_API struct lock_keeper_lease *lock_keeper_lease_free(struct lock_keeper_lease *lease);
 
 // ---- Events ----

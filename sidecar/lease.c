@@ -212,7 +212,7 @@ static int64_t heartbeat_at(const struct lease *lease, const struct lease_event 
     return event->sent_at_ms + least_ms + phase_ms / 16;
 }
 
-// Up to an eighth of P before P, so that what was renewed together, after an outage, drifts apart.
+// Up to an eighth of P before P: what was renewed together, after an outage, goes back to its phases.
 static int64_t next_heartbeat(const struct lease *lease, const struct lease_event *event)
 {
     int64_t period_ms = lease_heartbeat_ms(lease->ttl_ms);

@@ -84,7 +84,7 @@ class Bench:
         redis = stage.redis()
         keeper = stage.keeper(redis)
         holder = stage.holder("hold", keeper.path, leases, 8, 3 * period_ms)
-        time.sleep(period_ms / 1000 * 1.2)  # until the first heartbeats have spread
+        time.sleep(period_ms / 1000 * 1.2)  # until each has had a heartbeat, most in step
         call_redis(redis, "SLOWLOG", "RESET")
         scripts, scripts_us = scripts_run(redis)
         before = cpu_seconds(keeper.pid), cpu_seconds(redis.pid), time.monotonic()
