@@ -9,8 +9,8 @@
 //
 // is_ours says that this connection acquired or adopted it, and no other has adopted it since;
 // without, it is to be adopted before anything else is asked about it. That counts for a LOST one,
-// too: whoever adopted it has the same digits, and a release would take the key from them. valid_until goes forward only, and is never further away than a
-// TTL.
+// too: whoever adopted it has the same digits, and a release would take the key from them. valid_until
+// goes forward only, and is never further away than a TTL.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

@@ -12,6 +12,7 @@
 
 #include "client/lock_keeper.h"
 #include "tests/tool/bench.h"
+#include "tests/tool/library_client.h"
 
 enum { MANY = 500, WAIT_MS = 5000 };
 
@@ -37,33 +38,6 @@ static bool is_redis_up(void)
     return lock_keeper_get_reply(keeper)->redis_up;
 }
 
-static struct lock_keeper_lease *acquired(struct lock_keeper *from, const char *key)
-{
-    struct lock_keeper_lease *lease = NULL;
-    int r = lock_keeper_acquire(from, &(struct lock_keeper_acquire){.key = key}, &lease);
-
-    ck_assert_msg(r == 0, "%d %s", r, lock_keeper_get_reply(from)->message);
-    ck_assert_ptr_nonnull(lease);
-    return lease;
-}
-
-// The next event of a kind, whatever comes before it.
-static const struct lock_keeper_event *event_of(struct lock_keeper *from,
-                                                enum lock_keeper_event_kind kind)
-{
-    int64_t deadline = scratch_deadline(WAIT_MS);
-
-    for (;;) {
-        const struct lock_keeper_event *event = lock_keeper_next_event(from);
-
-        if (event && event->kind == kind)
-            return event;
-        if (!event)
-            ck_assert_msg(lock_keeper_wait(from, scratch_left(deadline)) == 1,
-                          "no event of kind %d", kind);
-    }
-}
-
 START_TEST(acquire_and_release)
 {
     struct lock_keeper_lease *lease;
@@ -71,7 +45,7 @@ START_TEST(acquire_and_release)
     char *value;
 
     begin("2s");
-    lease = acquired(keeper, "k");
+    lease = library_acquired(keeper, "k");
     ck_assert(lock_keeper_is_connected(keeper));
     ck_assert(lock_keeper_valid(lease));
     ck_assert(lock_keeper_lease_is_held(lease));
@@ -190,15 +164,15 @@ START_TEST(a_waiting_acquire_gets_the_key_when_it_is_free)
 
     begin("5s");
     other = lock_keeper_new(sidecar.socket);
-    first = acquired(keeper, "k");
+    first = library_acquired(keeper, "k");
     fence = lock_keeper_lease_fence(first);
     ck_assert_int_eq(lock_keeper_start_acquire(
                          other, &(struct lock_keeper_acquire){.key = "k", .wait_ms = -1}, &request),
                      0);
-    event_of(other, LOCK_KEEPER_EVENT_CONNECTED);
+    library_event(other, LOCK_KEEPER_EVENT_CONNECTED);
     ck_assert_int_eq(lock_keeper_wait(other, 50), 0);
     ck_assert_int_eq(lock_keeper_release(keeper, first), 0);
-    event = event_of(other, LOCK_KEEPER_EVENT_REPLY);
+    event = library_event(other, LOCK_KEEPER_EVENT_REPLY);
     ck_assert_uint_eq(event->request, request);
     ck_assert_int_eq(event->reply->code, 0);
     ck_assert_ptr_nonnull(event->lease);
@@ -216,7 +190,7 @@ START_TEST(a_wait_ends)
 
     begin("5s");
     other = lock_keeper_new(sidecar.socket);
-    acquired(keeper, "k");
+    library_acquired(keeper, "k");
     began = lock_keeper_now_ms();
     ck_assert_int_eq(lock_keeper_acquire(
                          other, &(struct lock_keeper_acquire){.key = "k", .wait_ms = 300}, &lease),
@@ -234,14 +208,14 @@ START_TEST(a_wait_is_cancelled)
     uint64_t request, unsent;
 
     begin("5s");
-    acquired(keeper, "k");
+    library_acquired(keeper, "k");
     ck_assert_int_eq(
         lock_keeper_start_acquire(
             keeper, &(struct lock_keeper_acquire){.key = "k", .wait_ms = 60000}, &request),
         0);
     ck_assert_int_eq(lock_keeper_ping(keeper), 0); // it is there
     ck_assert_int_eq(lock_keeper_cancel(keeper, request), 0);
-    event = event_of(keeper, LOCK_KEEPER_EVENT_REPLY);
+    event = library_event(keeper, LOCK_KEEPER_EVENT_REPLY);
     ck_assert_uint_eq(event->request, request);
     ck_assert_int_eq(event->reply->code, LOCK_KEEPER_E_CANCELLED);
     ck_assert_ptr_null(event->lease);
@@ -255,7 +229,7 @@ START_TEST(a_wait_is_cancelled)
                          keeper, &(struct lock_keeper_acquire){.key = "k", .wait_ms = -1}, &unsent),
                      0);
     ck_assert_int_eq(lock_keeper_cancel(keeper, unsent), 0);
-    event = event_of(keeper, LOCK_KEEPER_EVENT_REPLY);
+    event = library_event(keeper, LOCK_KEEPER_EVENT_REPLY);
     ck_assert_int_eq(event->reply->code, LOCK_KEEPER_E_CANCELLED);
 }
 END_TEST
@@ -268,10 +242,10 @@ START_TEST(heartbeats_move_the_validity)
     int64_t until, began = lock_keeper_now_ms();
 
     begin("600ms");
-    lease = acquired(keeper, "k");
+    lease = library_acquired(keeper, "k");
     until = lock_keeper_lease_valid_until_ms(lease);
     while (lock_keeper_now_ms() - began < 1500) {
-        const struct lock_keeper_event *event = event_of(keeper, LOCK_KEEPER_EVENT_RENEWED);
+        const struct lock_keeper_event *event = library_event(keeper, LOCK_KEEPER_EVENT_RENEWED);
 
         ck_assert_ptr_eq(event->lease, lease);
         ck_assert_int_gt(event->valid_until_ms, until);
@@ -289,9 +263,9 @@ START_TEST(a_program_that_was_busy)
     struct lock_keeper_lease *lease;
 
     begin("600ms");
-    lease = acquired(keeper, "k");
+    lease = library_acquired(keeper, "k");
     scratch_pause_ms(1000);
-    ck_assert_int_ge(event_of(keeper, LOCK_KEEPER_EVENT_RENEWED)->valid_until_ms,
+    ck_assert_int_ge(library_event(keeper, LOCK_KEEPER_EVENT_RENEWED)->valid_until_ms,
                      lock_keeper_now_ms());
     ck_assert(lock_keeper_valid(lease));
     ck_assert_ptr_null(lock_keeper_next_event(keeper));
@@ -311,7 +285,7 @@ START_TEST(the_workflow_deadline)
                             &lease),
         0);
     ck_assert_int_eq(lock_keeper_lease_deadline_ms(lease), 300);
-    event = event_of(keeper, LOCK_KEEPER_EVENT_REVOKED);
+    event = library_event(keeper, LOCK_KEEPER_EVENT_REVOKED);
     ck_assert_ptr_eq(event->lease, lease);
     ck_assert_int_eq(event->reason, LOCK_KEEPER_REASON_DEADLINE);
     ck_assert_str_eq(event->reason_name, "deadline");
@@ -334,7 +308,7 @@ START_TEST(the_workflow_deadline)
         lock_keeper_acquire(keeper, &(struct lock_keeper_acquire){.key = "l", .deadline_ms = 100},
                             &lease),
         0);
-    event_of(keeper, LOCK_KEEPER_EVENT_REVOKED);
+    library_event(keeper, LOCK_KEEPER_EVENT_REVOKED);
     ck_assert(bench_exists("l"));
     lock_keeper_lease_free(lease);
     bench_await_gone("l", 1000);
@@ -355,7 +329,7 @@ START_TEST(an_extended_deadline)
     ck_assert_int_gt(lock_keeper_get_reply(keeper)->deadline_in_ms, 50000);
     ck_assert_int_eq(lock_keeper_extend_token(keeper, lock_keeper_lease_token(lease), 70000), 0);
     for (int i = 0; i < 2; i++) // past what the deadline was
-        event_of(keeper, LOCK_KEEPER_EVENT_RENEWED);
+        library_event(keeper, LOCK_KEEPER_EVENT_RENEWED);
     ck_assert(lock_keeper_lease_is_held(lease));
     ck_assert_int_eq(lock_keeper_extend(keeper, lease, 1), LOCK_KEEPER_E_BAD_REQUEST);
     ck_assert_int_eq(lock_keeper_release(keeper, lease), 0);
@@ -369,9 +343,9 @@ START_TEST(a_lost_key)
     const struct lock_keeper_event *event;
 
     begin("1s");
-    lease = acquired(keeper, "k");
+    lease = library_acquired(keeper, "k");
     private_redis_run(&redis, "DEL lock:k");
-    event = event_of(keeper, LOCK_KEEPER_EVENT_REVOKED);
+    event = library_event(keeper, LOCK_KEEPER_EVENT_REVOKED);
     ck_assert_ptr_eq(event->lease, lease);
     ck_assert_int_eq(event->reason, LOCK_KEEPER_REASON_LOST);
     ck_assert_int_eq(event->safe_ms, 0);
@@ -388,14 +362,14 @@ START_TEST(redis_stands_still)
     int64_t until;
 
     begin("1s");
-    lease = acquired(keeper, "k");
+    lease = library_acquired(keeper, "k");
     private_redis_stop(&redis);
-    event = event_of(keeper, LOCK_KEEPER_EVENT_AT_RISK);
+    event = library_event(keeper, LOCK_KEEPER_EVENT_AT_RISK);
     ck_assert_ptr_eq(event->lease, lease);
     ck_assert_int_gt(event->safe_ms, 0);
     ck_assert(lock_keeper_valid(lease));
     until = lock_keeper_lease_valid_until_ms(lease);
-    event = event_of(keeper, LOCK_KEEPER_EVENT_REVOKED);
+    event = library_event(keeper, LOCK_KEEPER_EVENT_REVOKED);
     ck_assert_int_eq(event->reason, LOCK_KEEPER_REASON_UNREACHABLE);
     ck_assert_int_gt(event->safe_ms, 0);
     ck_assert_int_lt(lock_keeper_now_ms(), until);
@@ -414,9 +388,9 @@ START_TEST(a_draining_sidecar)
     sidecar_process_start(&sidecar, redis.url, "--lock-ttl", "2s", "--drain-timeout", "300ms",
                           NULL);
     keeper = lock_keeper_new(sidecar.socket);
-    lease = acquired(keeper, "k");
+    lease = library_acquired(keeper, "k");
     sidecar_process_stop(&sidecar, SIGTERM);
-    event = event_of(keeper, LOCK_KEEPER_EVENT_REVOKED);
+    event = library_event(keeper, LOCK_KEEPER_EVENT_REVOKED);
     ck_assert_int_eq(event->reason, LOCK_KEEPER_REASON_SHUTDOWN);
     ck_assert_int_gt(event->safe_ms, 0);
     ck_assert_int_eq(lock_keeper_release(keeper, lease), LOCK_KEEPER_E_LOST_ACTOR_LOCK);
@@ -431,8 +405,8 @@ START_TEST(what_is_bound_to_the_connection_ends_with_the_handle)
     struct lock_keeper_lease *lease;
 
     begin("30s");
-    lease = acquired(keeper, "k");
-    acquired(keeper, "l");
+    lease = library_acquired(keeper, "k");
+    library_acquired(keeper, "l");
     lock_keeper_lease_free(lease);
     bench_await_gone("k", 2000);
     ck_assert(bench_exists("l"));
@@ -465,7 +439,7 @@ START_TEST(a_detached_lease_is_adopted_and_released)
         0);
     ck_assert_int_eq(lock_keeper_lease_fence(lease), fence);
     ck_assert(lock_keeper_valid(lease));
-    event_of(keeper, LOCK_KEEPER_EVENT_RENEWED);
+    library_event(keeper, LOCK_KEEPER_EVENT_RENEWED);
     ck_assert_int_eq(
         lock_keeper_adopt(keeper, &(struct lock_keeper_adopt){.key = "k", .token = token}, &again),
         0);
@@ -487,17 +461,18 @@ START_TEST(a_lease_that_moved)
 
     begin("2s");
     other = lock_keeper_new(sidecar.socket);
-    lease = acquired(keeper, "k");
+    lease = library_acquired(keeper, "k");
     ck_assert_int_eq(
         lock_keeper_adopt(
             other, &(struct lock_keeper_adopt){.key = "k", .token = lock_keeper_lease_token(lease)},
             &moved),
         0);
-    ck_assert_int_eq(event_of(keeper, LOCK_KEEPER_EVENT_REVOKED)->reason, LOCK_KEEPER_REASON_MOVED);
+    ck_assert_int_eq(library_event(keeper, LOCK_KEEPER_EVENT_REVOKED)->reason,
+                     LOCK_KEEPER_REASON_MOVED);
     ck_assert(!lock_keeper_valid(lease));
     ck_assert(lock_keeper_valid(moved));
     ck_assert_int_eq(lock_keeper_release_token(keeper, lock_keeper_lease_token(moved)), 0);
-    ck_assert_int_eq(event_of(other, LOCK_KEEPER_EVENT_REVOKED)->reason,
+    ck_assert_int_eq(library_event(other, LOCK_KEEPER_EVENT_REVOKED)->reason,
                      LOCK_KEEPER_REASON_RELEASED);
     lock_keeper_free(other);
 }
@@ -524,13 +499,13 @@ START_TEST(an_adopter_keeps_what_the_old_holder_lets_go)
 
     begin("30s");
     other = lock_keeper_new(sidecar.socket);
-    old = acquired(keeper, "k");
+    old = library_acquired(keeper, "k");
     strcpy(token, lock_keeper_lease_token(old));
     held = adopted(other, "k", token);
     moved.fd = lock_keeper_get_socket(keeper); // nothing else comes there so soon
     ck_assert_int_eq(poll(&moved, 1, WAIT_MS), 1);
     if (is_told)
-        ck_assert_int_eq(event_of(keeper, LOCK_KEEPER_EVENT_REVOKED)->reason,
+        ck_assert_int_eq(library_event(keeper, LOCK_KEEPER_EVENT_REVOKED)->reason,
                          LOCK_KEEPER_REASON_MOVED);
     if (is_again) // and back, as another object
         held = adopted(keeper, "k", token);
@@ -592,7 +567,7 @@ START_TEST(list_in_pages)
     begin("30s");
     for (int i = 0; i < 7; i++) {
         snprintf(key, sizeof key, "k%d", i);
-        acquired(keeper, key);
+        library_acquired(keeper, key);
     }
     do {
         ck_assert_int_eq(lock_keeper_list(keeper, 3, *next ? next : NULL), 0);
@@ -620,10 +595,10 @@ START_TEST(break_takes_the_key)
 
     begin("5s");
     other = lock_keeper_new(sidecar.socket);
-    acquired(keeper, "k");
+    library_acquired(keeper, "k");
     ck_assert_int_eq(lock_keeper_break(other, "k", 0), 0);
     ck_assert(lock_keeper_get_reply(other)->broken);
-    event = event_of(keeper, LOCK_KEEPER_EVENT_REVOKED);
+    event = library_event(keeper, LOCK_KEEPER_EVENT_REVOKED);
     ck_assert_int_eq(event->reason, LOCK_KEEPER_REASON_BROKEN);
     ck_assert_int_eq(lock_keeper_break(other, "k", 0), 0);
     ck_assert(!lock_keeper_get_reply(other)->broken);
@@ -845,7 +820,7 @@ START_TEST(an_answer_of_the_librarys_own)
     struct lock_keeper_lease *lease;
 
     begin("5s");
-    lease = acquired(keeper, "k");
+    lease = library_acquired(keeper, "k");
     ck_assert_int_eq(lock_keeper_release(keeper, lease), 0);
     lock_keeper_set_handler(keeper, hear, &heard);
     turn(lock_keeper_get_fd(keeper)); // connected
@@ -897,7 +872,7 @@ START_TEST(many_leases)
     ck_assert_int_eq(bench_count("lock:k*"), MANY);
     lock_keeper_set_handler(keeper, NULL, NULL);
     for (int i = 0; i < MANY; i++)
-        event_of(keeper, LOCK_KEEPER_EVENT_RENEWED);
+        library_event(keeper, LOCK_KEEPER_EVENT_RENEWED);
     lock_keeper_set_handler(keeper, count, &replies);
     for (int i = 0; i < MANY; i += 2)
         lock_keeper_lease_free(replies.leases[i]);

@@ -8,6 +8,7 @@
 
 #include "client/lock_keeper.h"
 #include "tests/tool/fake_sidecar.h"
+#include "tests/tool/library_client.h"
 #include "tests/tool/scratch.h"
 
 enum { WAIT_MS = 5000 };
@@ -39,20 +40,6 @@ static void end(void)
 static int acquire(struct lock_keeper_lease **lease)
 {
     return lock_keeper_acquire(keeper, &(struct lock_keeper_acquire){.key = "k"}, lease);
-}
-
-static const struct lock_keeper_event *event_of(enum lock_keeper_event_kind kind)
-{
-    int64_t deadline = scratch_deadline(WAIT_MS);
-
-    for (;;) {
-        const struct lock_keeper_event *event = lock_keeper_next_event(keeper);
-
-        if (event && event->kind == kind)
-            return event;
-        if (!event)
-            ck_assert_int_eq(lock_keeper_wait(keeper, scratch_left(deadline)), 1);
-    }
 }
 
 // ---- The first words ----
@@ -120,7 +107,7 @@ START_TEST(what_is_not_known_is_ignored)
           "> {'event':'renewed','lease':'" FAKE_LEASE "','valid_until_ms':$now+3000}\n" PING);
     ck_assert_int_eq(acquire(&lease), 0);
     ck_assert_int_eq(lock_keeper_lease_fence(lease), 7);
-    const struct lock_keeper_event *event = event_of(LOCK_KEEPER_EVENT_REVOKED);
+    const struct lock_keeper_event *event = library_event(keeper, LOCK_KEEPER_EVENT_REVOKED);
     ck_assert_int_eq(event->reason, LOCK_KEEPER_REASON_OTHER);
     ck_assert_str_eq(event->reason_name, "eclipse");
     ck_assert_int_le(event->safe_ms, 100);
@@ -196,7 +183,8 @@ START_TEST(the_same_lease_twice)
           "> {'ok':false,'id':$id,'error':'errLockHeld','message':'held'}\n");
     ck_assert_int_eq(acquire(&lease), 0);
     ck_assert_int_eq(acquire(&again), LOCK_KEEPER_E_LOCK_HELD);
-    ck_assert_int_eq(event_of(LOCK_KEEPER_EVENT_REVOKED)->reason, LOCK_KEEPER_REASON_LOST);
+    ck_assert_int_eq(library_event(keeper, LOCK_KEEPER_EVENT_REVOKED)->reason,
+                     LOCK_KEEPER_REASON_LOST);
     end();
 }
 END_TEST
@@ -215,7 +203,7 @@ START_TEST(a_validity_without_end)
                              "','safe_ms':300,'valid_until_ms':9007199254740991}\n");
     ck_assert_int_eq(acquire(&lease), 0);
     ck_assert_int_le(lock_keeper_lease_valid_until_ms(lease), lock_keeper_now_ms() + 3000);
-    ck_assert_int_le(event_of(LOCK_KEEPER_EVENT_REVOKED)->safe_ms, 300);
+    ck_assert_int_le(library_event(keeper, LOCK_KEEPER_EVENT_REVOKED)->safe_ms, 300);
     end();
 }
 END_TEST
@@ -257,7 +245,7 @@ START_TEST(an_event_that_is_none)
              "'lease':'" FAKE_LEASE "','fence':7,'valid_until_ms':$now+2900}\n");
     begin(steps);
     ck_assert_int_eq(acquire(&lease), 0);
-    ck_assert_ptr_eq(event_of(LOCK_KEEPER_EVENT_ADOPTED)->lease, lease);
+    ck_assert_ptr_eq(library_event(keeper, LOCK_KEEPER_EVENT_ADOPTED)->lease, lease);
     ck_assert(lock_keeper_valid(lease));
     ck_assert_int_eq(lock_keeper_get_error(keeper)->code, -EPROTO);
     end();
@@ -279,7 +267,7 @@ START_TEST(an_adoption_that_is_refused_for_now)
           "? {'op':'adopt'}\n> {'ok':true,'id':$id,'key':'k','ttl_ms':3000,'deadline_ms':60000,"
           "'lease':'" FAKE_LEASE "','fence':7,'valid_until_ms':$now+2900}\n");
     ck_assert_int_eq(acquire(&lease), 0);
-    event_of(LOCK_KEEPER_EVENT_ADOPTED);
+    library_event(keeper, LOCK_KEEPER_EVENT_ADOPTED);
     ck_assert(lock_keeper_valid(lease));
     ck_assert_int_eq(lock_keeper_get_error(keeper)->code, 0);
     end();
@@ -299,7 +287,7 @@ START_TEST(an_adoption_that_is_never_answered)
                              "> {'ok':false,'id':$id,'error':'errUnknownLease','message':'m'}\n");
     ck_assert_int_eq(acquire(&lease), 0);
     until = lock_keeper_lease_valid_until_ms(lease);
-    event = event_of(LOCK_KEEPER_EVENT_REVOKED);
+    event = library_event(keeper, LOCK_KEEPER_EVENT_REVOKED);
     ck_assert_int_eq(event->reason, LOCK_KEEPER_REASON_UNCONFIRMED);
     ck_assert_int_ge(scratch_boottime_ms(), until - 120);
     ck_assert_int_lt(scratch_boottime_ms(), until);
@@ -325,7 +313,8 @@ START_TEST(an_adoption_that_succeeds_too_late)
                              "> {'ok':true,'id':$id}\n"
                              "? {'op':'release','lease':'" FAKE_LEASE "'}\n");
     ck_assert_int_eq(acquire(&lease), 0);
-    ck_assert_int_eq(event_of(LOCK_KEEPER_EVENT_REVOKED)->reason, LOCK_KEEPER_REASON_UNCONFIRMED);
+    ck_assert_int_eq(library_event(keeper, LOCK_KEEPER_EVENT_REVOKED)->reason,
+                     LOCK_KEEPER_REASON_UNCONFIRMED);
     ck_assert_int_eq(lock_keeper_ping(keeper), 0);
     ck_assert(!lock_keeper_valid(lease));
     ck_assert_ptr_null(lock_keeper_lease_free(lease));
@@ -342,7 +331,8 @@ START_TEST(a_sidecar_that_cannot_adopt)
           "close\n" FAKE_HELLO "? {'op':'adopt'}\n"
           "> {'ok':false,'id':$id,'error':'errUnknownOp','message':'m'}\n");
     ck_assert_int_eq(acquire(&lease), 0);
-    ck_assert_int_eq(event_of(LOCK_KEEPER_EVENT_REVOKED)->reason, LOCK_KEEPER_REASON_LOST);
+    ck_assert_int_eq(library_event(keeper, LOCK_KEEPER_EVENT_REVOKED)->reason,
+                     LOCK_KEEPER_REASON_LOST);
     end();
 }
 END_TEST
@@ -423,7 +413,8 @@ START_TEST(last_words)
                                    "','safe_ms':2000,'valid_until_ms':$now+2000}\nclose\n");
     ck_assert_int_eq(acquire(&lease), 0);
     SCRATCH_UNTIL(WAIT_MS, lock_keeper_wait(keeper, 10) >= 0 && !lock_keeper_is_connected(keeper));
-    ck_assert_int_eq(event_of(LOCK_KEEPER_EVENT_REVOKED)->reason, LOCK_KEEPER_REASON_SHUTDOWN);
+    ck_assert_int_eq(library_event(keeper, LOCK_KEEPER_EVENT_REVOKED)->reason,
+                     LOCK_KEEPER_REASON_SHUTDOWN);
     end();
 }
 END_TEST

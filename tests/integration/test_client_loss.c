@@ -12,6 +12,7 @@
 
 #include "client/lock_keeper.h"
 #include "tests/tool/bench.h"
+#include "tests/tool/library_client.h"
 #include "tests/tool/rival.h"
 
 enum { WAIT_MS = 8000, TTL_MS = 1500, MARGIN_MS = TTL_MS / 5 };
@@ -39,28 +40,6 @@ static struct lock_keeper_lease *acquired_as(const struct lock_keeper_acquire *o
 
     ck_assert_msg(r == 0, "%d %s", r, lock_keeper_get_reply(keeper)->message);
     return lease;
-}
-
-static struct lock_keeper_lease *acquired(const char *key)
-{
-    return acquired_as(&(struct lock_keeper_acquire){.key = key});
-}
-
-static const struct lock_keeper_event *event_of(enum lock_keeper_event_kind kind)
-{
-    int64_t deadline = scratch_deadline(WAIT_MS);
-
-    for (;;) {
-        const struct lock_keeper_event *event = lock_keeper_next_event(keeper);
-
-        if (event && event->kind == kind)
-            return event;
-        if (event)
-            ck_assert_msg(event->kind != LOCK_KEEPER_EVENT_REVOKED, "revoked: %s", event->message);
-        else
-            ck_assert_msg(lock_keeper_wait(keeper, scratch_left(deadline)) == 1,
-                          "no event of kind %d", kind);
-    }
 }
 
 // Goes on until the kind comes, and counts how often the lease was found not valid.
@@ -96,7 +75,7 @@ static void survives(struct lock_keeper_lease *lease, struct rival *rival)
 
     sidecar_process_restart(&sidecar);
     ck_assert_int_eq(invalid_until(lease, LOCK_KEEPER_EVENT_DISCONNECTED), 0);
-    event = event_of(LOCK_KEEPER_EVENT_CONNECTED);
+    event = library_event_alive(keeper, LOCK_KEEPER_EVENT_CONNECTED);
     ck_assert(event->again);
     ck_assert_int_eq(invalid_until(lease, LOCK_KEEPER_EVENT_ADOPTED), 0);
     for (int i = 0; i < 4; i++) // longer than what the first sidecar had renewed
@@ -115,8 +94,8 @@ START_TEST(killed_and_restarted)
     struct rival *rival;
 
     begin();
-    lease = acquired("k");
-    event_of(LOCK_KEEPER_EVENT_CONNECTED);
+    lease = library_acquired(keeper, "k");
+    library_event_alive(keeper, LOCK_KEEPER_EVENT_CONNECTED);
     rival = rival_new(redis.socket, "k");
     kill_sidecar();
     survives(lease, rival);
@@ -129,8 +108,8 @@ START_TEST(ended_by_sigusr2_and_restarted)
     struct rival *rival;
 
     begin();
-    lease = acquired("k");
-    event_of(LOCK_KEEPER_EVENT_CONNECTED);
+    lease = library_acquired(keeper, "k");
+    library_event_alive(keeper, LOCK_KEEPER_EVENT_CONNECTED);
     rival = rival_new(redis.socket, "k");
     sidecar_process_signal(&sidecar, SIGUSR2);
     ck_assert_int_eq(sidecar_process_wait(&sidecar, 5000), 0);
@@ -150,7 +129,7 @@ START_TEST(leases_with_other_bindings)
     kill_sidecar();
     sidecar_process_restart(&sidecar);
     while (adopted < 2)
-        adopted += event_of(LOCK_KEEPER_EVENT_ADOPTED) != NULL;
+        adopted += library_event_alive(keeper, LOCK_KEEPER_EVENT_ADOPTED) != NULL;
     ck_assert(lock_keeper_valid(none) && lock_keeper_valid(pid));
     keeper = lock_keeper_free(keeper);
     keeper = lock_keeper_new(sidecar.socket);
@@ -169,13 +148,13 @@ START_TEST(released_while_the_sidecar_is_away)
     const struct lock_keeper_event *event;
 
     begin();
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     kill_sidecar();
-    event_of(LOCK_KEEPER_EVENT_DISCONNECTED);
+    library_event_alive(keeper, LOCK_KEEPER_EVENT_DISCONNECTED);
     ck_assert_int_eq(lock_keeper_start_release(keeper, lease, &request), 0);
     ck_assert(!lock_keeper_valid(lease));
     sidecar_process_restart(&sidecar);
-    event = event_of(LOCK_KEEPER_EVENT_REPLY);
+    event = library_event_alive(keeper, LOCK_KEEPER_EVENT_REPLY);
     ck_assert_uint_eq(event->request, request);
     ck_assert_msg(event->reply->code == 0, "%s", event->reply->message);
     ck_assert(!bench_exists("k"));
@@ -199,7 +178,7 @@ START_TEST(an_acquire_that_waits_survives_a_restart)
     ck_assert_int_eq(lock_keeper_ping(keeper), 0);
     kill_sidecar();
     sidecar_process_restart(&sidecar);
-    event = event_of(LOCK_KEEPER_EVENT_REPLY);
+    event = library_event_alive(keeper, LOCK_KEEPER_EVENT_REPLY);
     ck_assert_msg(event->reply->code == 0, "%s", event->reply->message);
     lease = event->lease;
     ck_assert(lock_keeper_valid(lease));
@@ -244,13 +223,13 @@ START_TEST(killed_for_good)
     int64_t until;
 
     begin();
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     rival = rival_new(redis.socket, "k");
-    event_of(LOCK_KEEPER_EVENT_RENEWED);
+    library_event_alive(keeper, LOCK_KEEPER_EVENT_RENEWED);
     kill_sidecar();
-    event_of(LOCK_KEEPER_EVENT_DISCONNECTED);
+    library_event_alive(keeper, LOCK_KEEPER_EVENT_DISCONNECTED);
     until = lock_keeper_lease_valid_until_ms(lease);
-    event = event_of(LOCK_KEEPER_EVENT_REVOKED);
+    event = library_event_alive(keeper, LOCK_KEEPER_EVENT_REVOKED);
     ck_assert_int_ge(scratch_boottime_ms(), until - MARGIN_MS);
     ck_assert(!lock_keeper_valid(lease));
     told_in_time(event, until, rival);
@@ -268,12 +247,12 @@ START_TEST(a_sidecar_that_stands_still)
     int64_t until;
 
     begin();
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     rival = rival_new(redis.socket, "k");
-    event_of(LOCK_KEEPER_EVENT_RENEWED);
+    library_event_alive(keeper, LOCK_KEEPER_EVENT_RENEWED);
     sidecar_process_signal(&sidecar, SIGSTOP);
     until = lock_keeper_lease_valid_until_ms(lease);
-    event = event_of(LOCK_KEEPER_EVENT_REVOKED);
+    event = library_event_alive(keeper, LOCK_KEEPER_EVENT_REVOKED);
     until = event->valid_until_ms;
     told_in_time(event, until, rival);
     ck_assert(lock_keeper_is_connected(keeper));
@@ -293,7 +272,7 @@ START_TEST(valid_needs_no_message)
     int64_t last_valid = 0;
 
     begin();
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     rival = rival_new(redis.socket, "k");
     sidecar_process_signal(&sidecar, SIGSTOP);
     while (rival_won_ms(rival) == 0) {
@@ -322,9 +301,10 @@ START_TEST(an_unconfirmed_lease_that_somebody_adopted)
 
     begin();
     lock_keeper_set_margin(keeper, TTL_MS - 300); // early enough for others to adopt it
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     sidecar_process_signal(&sidecar, is_killed ? SIGKILL : SIGSTOP);
-    ck_assert_int_eq(event_of(LOCK_KEEPER_EVENT_REVOKED)->reason, LOCK_KEEPER_REASON_UNCONFIRMED);
+    ck_assert_int_eq(library_event_alive(keeper, LOCK_KEEPER_EVENT_REVOKED)->reason,
+                     LOCK_KEEPER_REASON_UNCONFIRMED);
     if (is_killed) {
         ck_assert_int_eq(sidecar_process_wait(&sidecar, 5000), -SIGKILL);
         sidecar_process_restart(&sidecar);
@@ -367,12 +347,12 @@ START_TEST(a_margin_of_ones_own)
     int64_t until;
 
     begin();
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     lock_keeper_set_margin(keeper, 700);
     kill_sidecar();
-    event_of(LOCK_KEEPER_EVENT_DISCONNECTED);
+    library_event_alive(keeper, LOCK_KEEPER_EVENT_DISCONNECTED);
     until = lock_keeper_lease_valid_until_ms(lease);
-    event_of(LOCK_KEEPER_EVENT_REVOKED);
+    library_event_alive(keeper, LOCK_KEEPER_EVENT_REVOKED);
     ck_assert_int_ge(scratch_boottime_ms(), until - 700);
     ck_assert_int_lt(scratch_boottime_ms(), until - 700 + 3 * BENCH_NOISE_MS);
 }
@@ -384,9 +364,10 @@ START_TEST(without_reconnecting)
 
     begin();
     lock_keeper_set_reconnect(keeper, false);
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     kill_sidecar();
-    ck_assert_int_eq(event_of(LOCK_KEEPER_EVENT_REVOKED)->reason, LOCK_KEEPER_REASON_UNCONFIRMED);
+    ck_assert_int_eq(library_event_alive(keeper, LOCK_KEEPER_EVENT_REVOKED)->reason,
+                     LOCK_KEEPER_REASON_UNCONFIRMED);
     ck_assert(!lock_keeper_valid(lease));
     ck_assert_int_eq(lock_keeper_get_timeout(keeper), -1);
     ck_assert_int_eq(lock_keeper_ping(keeper), -ECONNREFUSED);
@@ -401,11 +382,11 @@ START_TEST(the_key_is_taken_while_it_is_away)
     const struct lock_keeper_event *event;
 
     begin();
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     kill_sidecar();
     private_redis_run(&redis, "SET lock:k somebody");
     sidecar_process_restart(&sidecar);
-    event = event_of(LOCK_KEEPER_EVENT_REVOKED);
+    event = library_event_alive(keeper, LOCK_KEEPER_EVENT_REVOKED);
     ck_assert_ptr_eq(event->lease, lease);
     ck_assert_int_eq(event->reason, LOCK_KEEPER_REASON_LOST);
     ck_assert_int_eq(event->safe_ms, 0);
@@ -420,7 +401,8 @@ START_TEST(the_deadline_comes_while_it_is_away)
     begin();
     lease = acquired_as(&(struct lock_keeper_acquire){.key = "k", .deadline_ms = 400});
     kill_sidecar();
-    ck_assert_int_eq(event_of(LOCK_KEEPER_EVENT_REVOKED)->reason, LOCK_KEEPER_REASON_DEADLINE);
+    ck_assert_int_eq(library_event_alive(keeper, LOCK_KEEPER_EVENT_REVOKED)->reason,
+                     LOCK_KEEPER_REASON_DEADLINE);
     ck_assert(!lock_keeper_valid(lease));
 }
 END_TEST
@@ -434,9 +416,9 @@ START_TEST(nobody_comes_back)
 
     begin();
     lock_keeper_set_timeout(keeper, 300);
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     kill_sidecar();
-    event_of(LOCK_KEEPER_EVENT_DISCONNECTED);
+    library_event_alive(keeper, LOCK_KEEPER_EVENT_DISCONNECTED);
     began = scratch_boottime_ms();
     ck_assert_int_eq(lock_keeper_acquire(
                          keeper, &(struct lock_keeper_acquire){.key = "l", .wait_ms = -1}, &more),
@@ -445,7 +427,7 @@ START_TEST(nobody_comes_back)
     ck_assert_str_eq(lock_keeper_get_error(keeper)->name, "errNoSidecar");
     ck_assert_int_eq(lock_keeper_connect(keeper), -ECONNREFUSED);
     ck_assert_int_eq(lock_keeper_start_release(keeper, lease, &request), 0);
-    event = event_of(LOCK_KEEPER_EVENT_REPLY);
+    event = library_event_alive(keeper, LOCK_KEEPER_EVENT_REPLY);
     ck_assert_int_eq(event->reply->code, -ENOTCONN);
     ck_assert_int_eq(lock_keeper_release(keeper, lease), LOCK_KEEPER_E_UNKNOWN_LEASE);
 }
@@ -480,7 +462,7 @@ START_TEST(a_copy_of_the_handle_after_a_fork)
     pid_t pid;
 
     begin();
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     pid = scratch_fork();
     if (pid == 0) {
         lock_keeper_free(keeper);
@@ -488,7 +470,7 @@ START_TEST(a_copy_of_the_handle_after_a_fork)
     }
     ck_assert_int_eq(scratch_exit_code(pid, WAIT_MS), 0);
     for (int i = 0; i < 4; i++)
-        event_of(LOCK_KEEPER_EVENT_RENEWED);
+        library_event_alive(keeper, LOCK_KEEPER_EVENT_RENEWED);
     ck_assert(lock_keeper_valid(lease));
     ck_assert_int_eq(lock_keeper_release(keeper, lease), 0);
 }

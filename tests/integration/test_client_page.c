@@ -15,6 +15,7 @@
 #include "protocol/wire.h"
 #include "tests/tool/bench.h"
 #include "tests/tool/fake_sidecar.h"
+#include "tests/tool/library_client.h"
 
 enum { WAIT_MS = 8000, TTL_MS = 900 };
 #define TTL "900ms"
@@ -33,32 +34,6 @@ static void teardown(void)
 {
     keeper = lock_keeper_free(keeper);
     bench_teardown();
-}
-
-static struct lock_keeper_lease *acquired(const char *key)
-{
-    struct lock_keeper_lease *lease = NULL;
-    int r = lock_keeper_acquire(keeper, &(struct lock_keeper_acquire){.key = key}, &lease);
-
-    ck_assert_msg(r == 0, "%d %s", r, lock_keeper_get_reply(keeper)->message);
-    return lease;
-}
-
-static const struct lock_keeper_event *event_of(enum lock_keeper_event_kind kind)
-{
-    int64_t deadline = scratch_deadline(WAIT_MS);
-
-    for (;;) {
-        const struct lock_keeper_event *event = lock_keeper_next_event(keeper);
-
-        if (event && event->kind == kind)
-            return event;
-        if (event)
-            ck_assert_msg(event->kind != LOCK_KEEPER_EVENT_REVOKED, "revoked: %s", event->message);
-        else
-            ck_assert_msg(lock_keeper_wait(keeper, scratch_left(deadline)) == 1,
-                          "no event of kind %d", kind);
-    }
 }
 
 // Mappings of pages in this process.
@@ -92,13 +67,14 @@ START_TEST(heartbeats_show_without_a_message)
     int64_t until;
 
     begin(TTL);
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     ck_assert_int_eq(pages(), 1);
     until = lock_keeper_lease_valid_until_ms(lease);
     stays_valid(lease, 4 * TTL_MS);
     ck_assert_int_ge(lock_keeper_lease_valid_until_ms(lease), until + 3 * TTL_MS);
     ck_assert_int_le(lock_keeper_lease_valid_until_ms(lease), lock_keeper_now_ms() + TTL_MS);
-    event_of(LOCK_KEEPER_EVENT_RENEWED); // all that while there was something to read
+    library_event_alive(keeper,
+                        LOCK_KEEPER_EVENT_RENEWED); // all that while there was something to read
     sidecar_process_signal(&sidecar, SIGSTOP);
     SCRATCH_UNTIL(WAIT_MS, !lock_keeper_valid(lease));
     ck_assert_int_ge(lock_keeper_now_ms(), lock_keeper_lease_valid_until_ms(lease));
@@ -112,7 +88,7 @@ START_TEST(its_end_shows_without_a_message)
     struct lock_keeper *other;
 
     begin("30s");
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     other = lock_keeper_new(sidecar.socket);
     ck_assert_int_eq(lock_keeper_release_token(other, lock_keeper_lease_token(lease)), 0);
     ck_assert(!lock_keeper_valid(lease));
@@ -130,7 +106,7 @@ START_TEST(released_by_its_digits)
     struct lock_keeper_lease *lease;
 
     begin("30s");
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     ck_assert_int_eq(lock_keeper_release_token(keeper, lock_keeper_lease_token(lease)), 0);
     ck_assert(!lock_keeper_valid(lease));
     ck_assert(!lock_keeper_lease_is_held(lease));
@@ -149,7 +125,7 @@ START_TEST(more_leases_than_slots)
     begin("30s");
     for (int i = 0; i < LEASES; i++) {
         snprintf(key, sizeof key, "k%d", i);
-        leases[i] = acquired(key);
+        leases[i] = library_acquired(keeper, key);
     }
     for (int i = 0; i < LEASES; i++)
         ck_assert(lock_keeper_valid(leases[i]));
@@ -189,16 +165,16 @@ START_TEST(many_reconnects)
     int before;
 
     begin("6s");
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     before = scratch_descriptors(0);
     checker = (struct checker){.lease = lease};
     ck_assert_int_eq(pthread_create(&checker.thread, NULL, check, &checker), 0);
     for (int i = 0; i < ROUNDS; i++) {
         sidecar_process_kill(&sidecar);
-        event_of(LOCK_KEEPER_EVENT_DISCONNECTED);
+        library_event_alive(keeper, LOCK_KEEPER_EVENT_DISCONNECTED);
         ck_assert_int_eq(pages(), i == 0 ? 1 : 2); // the second is for the next one
         sidecar_process_restart(&sidecar);
-        event_of(LOCK_KEEPER_EVENT_ADOPTED);
+        library_event_alive(keeper, LOCK_KEEPER_EVENT_ADOPTED);
         ck_assert_int_eq(pages(), 2);
     }
     ck_assert_int_eq(scratch_descriptors(0), before);
@@ -219,13 +195,13 @@ START_TEST(adopted_into_the_new_page)
     struct lock_keeper_lease *lease;
 
     begin("1500ms");
-    acquired("first"); // so that the slots differ
-    lease = acquired("k");
-    event_of(LOCK_KEEPER_EVENT_CONNECTED);
+    library_acquired(keeper, "first"); // so that the slots differ
+    lease = library_acquired(keeper, "k");
+    library_event_alive(keeper, LOCK_KEEPER_EVENT_CONNECTED);
     sidecar_process_kill(&sidecar);
-    event_of(LOCK_KEEPER_EVENT_DISCONNECTED);
+    library_event_alive(keeper, LOCK_KEEPER_EVENT_DISCONNECTED);
     sidecar_process_restart(&sidecar);
-    while (event_of(LOCK_KEEPER_EVENT_ADOPTED)->lease != lease)
+    while (library_event_alive(keeper, LOCK_KEEPER_EVENT_ADOPTED)->lease != lease)
         ck_assert(lock_keeper_valid(lease));
     stays_valid(lease, 2 * 1500);
 }
@@ -255,9 +231,9 @@ START_TEST(no_descriptor_for_a_page)
     SCRATCH_UNTIL(WAIT_MS, lock_keeper_ping(keeper) == 0);
     lock_keeper_clear_error(keeper); // it may have been too early for a connection
     ck_assert_int_eq(pages(), 0);
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     for (int i = 0; i < 4; i++)
-        event_of(LOCK_KEEPER_EVENT_RENEWED);
+        library_event_alive(keeper, LOCK_KEEPER_EVENT_RENEWED);
     ck_assert(lock_keeper_valid(lease));
     ck_assert_int_eq(lock_keeper_release(keeper, lease), 0);
     for (int i = 0; i < count; i++)
@@ -295,7 +271,7 @@ static void end_fake(void)
 static void lives_by_messages(void)
 {
     int before = scratch_descriptors(0);
-    struct lock_keeper_lease *lease = acquired("k");
+    struct lock_keeper_lease *lease = library_acquired(keeper, "k");
     int64_t until = lock_keeper_lease_valid_until_ms(lease);
 
     ck_assert_int_eq(pages(), 0);
@@ -375,7 +351,7 @@ START_TEST(a_descriptor_at_the_wrong_time)
     if (_i == 2)
         ck_assert_int_eq(lock_keeper_ping(keeper), 0);
     if (_i == 2) {
-        struct lock_keeper_lease *lease = acquired("k");
+        struct lock_keeper_lease *lease = library_acquired(keeper, "k");
 
         ck_assert(lock_keeper_valid(lease));
         ck_assert_int_eq(lock_keeper_ping(keeper), 0);
@@ -414,7 +390,7 @@ START_TEST(a_grant_without_a_slot)
     snprintf(steps, sizeof steps, "%s%s%s%s%s", HELLO_PAGE, ACQUIRE, GRANT(FAKE_LEASE, ""),
              no_slots[_i], PING);
     begin_fake(steps);
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     ck_assert(lock_keeper_valid(lease));
     ck_assert_int_eq(lock_keeper_ping(keeper), 0);
     end_fake();
@@ -433,12 +409,12 @@ START_TEST(what_has_come_in_is_read_first)
                "> {'event':'renewed','lease':'" FAKE_LEASE "','valid_until_ms':$now+60000}\n"
                "> {'ok':true,'id':$id,'op':'ping','redis':'up'}\n");
     lock_keeper_set_margin(keeper, 50);
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     ck_assert_int_eq(lock_keeper_start_ping(keeper, NULL), 0);
     renewed.fd = lock_keeper_get_socket(keeper);
     ck_assert_int_eq(poll(&renewed, 1, WAIT_MS), 1);
     SCRATCH_UNTIL(WAIT_MS, !lock_keeper_valid(lease));
-    event_of(LOCK_KEEPER_EVENT_REPLY);
+    library_event_alive(keeper, LOCK_KEEPER_EVENT_REPLY);
     ck_assert(lock_keeper_lease_is_held(lease) && lock_keeper_valid(lease));
     end_fake();
 }
@@ -455,7 +431,7 @@ START_TEST(what_the_slot_says)
                             "> {'event':'renewed','lease':'" FAKE_LEASE
                             "','valid_until_ms':$now+2950}\n"
                             "> {'ok':true,'id':$id}\n" PING);
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     until = lock_keeper_lease_valid_until_ms(lease);
     ck_assert(lock_keeper_valid(lease));
     ck_assert_int_gt(until, lock_keeper_now_ms() + 40000);
@@ -483,11 +459,11 @@ START_TEST(what_is_over_does_not_look_at_its_slot)
              "? {'op':'release'}\n> {'ok':true,'id':$id}\n", ACQUIRE, GRANT(OTHER_LEASE, SLOT_7),
              PING);
     begin_fake(steps);
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     ck_assert_int_eq(lock_keeper_ping(keeper), 0);
     ck_assert_int_eq(lock_keeper_release_token(keeper, FAKE_LEASE), 0);
     ck_assert(!lock_keeper_valid(lease));
-    other = acquired("k");
+    other = library_acquired(keeper, "k");
     ck_assert(lock_keeper_valid(other));
     ck_assert(!lock_keeper_valid(lease));
     ck_assert_int_eq(lock_keeper_ping(keeper), 0);
@@ -506,15 +482,15 @@ START_TEST(the_slot_of_an_adoption)
                HELLO_PAGE ADOPT "slot 0 $now+90000\nslot 7 $now+30000\n" GRANT(FAKE_LEASE, SLOT_7)
                    PING "close\n" //
                FAKE_HELLO ADOPT GRANT(FAKE_LEASE, SLOT_7) PING);
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     ck_assert_int_gt(lock_keeper_lease_valid_until_ms(lease), lock_keeper_now_ms() + 10000);
     ck_assert_int_le(lock_keeper_lease_valid_until_ms(lease), lock_keeper_now_ms() + 20000);
     ck_assert_int_eq(lock_keeper_ping(keeper), 0); // it closes after each
-    event_of(LOCK_KEEPER_EVENT_ADOPTED);
+    library_event_alive(keeper, LOCK_KEEPER_EVENT_ADOPTED);
     ck_assert_int_gt(lock_keeper_lease_valid_until_ms(lease), lock_keeper_now_ms() + 20000);
     ck_assert_int_le(lock_keeper_lease_valid_until_ms(lease), lock_keeper_now_ms() + 30000);
     ck_assert_int_eq(lock_keeper_ping(keeper), 0);
-    event_of(LOCK_KEEPER_EVENT_ADOPTED);
+    library_event_alive(keeper, LOCK_KEEPER_EVENT_ADOPTED);
     ck_assert_int_le(lock_keeper_lease_valid_until_ms(lease), lock_keeper_now_ms() + 3000);
     ck_assert(lock_keeper_valid(lease));
     ck_assert_int_eq(lock_keeper_ping(keeper), 0);
@@ -531,7 +507,7 @@ START_TEST(another_time_namespace)
                "slot 0 $now+86402900\n"
                "> {" GRANT_MEMBERS "'lease':'" FAKE_LEASE
                "','valid_until_ms':$now+86402900" SLOT_0 PING);
-    lease = acquired("k");
+    lease = library_acquired(keeper, "k");
     ck_assert_int_eq(pages(), 0);
     ck_assert(lock_keeper_valid(lease));
     ck_assert_int_le(lock_keeper_lease_valid_until_ms(lease), lock_keeper_now_ms() + 2900);
