@@ -115,15 +115,19 @@ static int take_signals(void)
     return lockctl_take_signals(signals, sizeof signals / sizeof signals[0]);
 }
 
+static int say_grant(struct hold *hold)
+{
+    print_grant(hold->arguments, hold);
+    if (fflush(stdout) == 0)
+        return LOCKCTL_DONE;
+    lock_keeper_release(hold->keeper, hold->lease); // nobody knows of it
+    return LOCKCTL_OUTPUT;
+}
+
 static int hold_lease(struct hold *hold)
 {
-    int code, result;
+    int code = wait_for_end(hold), result;
 
-    hold->signals = take_signals();
-    if (hold->signals < 0)
-        return LOCKCTL_FAILED;
-    code = wait_for_end(hold);
-    close(hold->signals);
     if (code != LOCKCTL_DONE)
         return code;
     result = lock_keeper_release(hold->keeper, hold->lease);
@@ -141,12 +145,17 @@ static int acquire(struct hold *hold)
 
     if (!hold->lease) // whatever the code: -E may make it 0
         return code;
-    print_grant(arguments, hold);
-    if (fflush(stdout) != 0) { // nobody knows of it
-        lock_keeper_release(hold->keeper, hold->lease);
-        return LOCKCTL_OUTPUT;
-    }
-    return arguments->detach ? LOCKCTL_DONE : hold_lease(hold);
+    if (arguments->detach)
+        return say_grant(hold);
+    // Before anybody can know of the grant: who reads it may send a signal at once.
+    hold->signals = take_signals();
+    if (hold->signals < 0)
+        return LOCKCTL_FAILED;
+    code = say_grant(hold);
+    if (code == LOCKCTL_DONE)
+        code = hold_lease(hold);
+    close(hold->signals);
+    return code;
 }
 
 int lockctl_acquire(const struct lockctl_arguments *arguments)

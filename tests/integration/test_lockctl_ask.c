@@ -2,11 +2,13 @@
 //
 // lockctl acquire, release, list, inspect, break, ping and call.
 
+#include <fcntl.h>
 #include <jansson.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tests/tool/bench.h"
 #include "tests/tool/lockctl_process.h"
@@ -79,6 +81,61 @@ START_TEST(acquire_holds_until_a_signal)
     ck_assert_int_eq(kill(lockctl.pid, SIGKILL), 0);
     bench_await_gone("key", 1000);
     lockctl_process_wait(&lockctl, 5000);
+}
+END_TEST
+
+// The mask of signals that a process has blocked.
+static unsigned long long blocked_by(pid_t pid)
+{
+    char path[32], *text, *line;
+    unsigned long long mask;
+
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    text = scratch_read(path);
+    line = strstr(text, "SigBlk:");
+    ck_assert(line != NULL);
+    mask = strtoull(line + strlen("SigBlk:"), NULL, 16);
+    free(text);
+    return mask;
+}
+
+static void fill(int fd)
+{
+    char page[4096] = {0};
+
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    while (write(fd, page, sizeof page) > 0)
+        continue;
+    fcntl(fd, F_SETFL, 0);
+}
+
+// Who reads the grant may send the signal at once. So it is taken before a byte of it can be read:
+// here none can, since the pipe is full.
+START_TEST(acquire_takes_signals_before_it_tells_of_the_grant)
+{
+    int input[2], output_pipe[2];
+    pid_t pid;
+
+    ck_assert_int_eq(pipe2(input, O_CLOEXEC), 0);
+    ck_assert_int_eq(pipe2(output_pipe, O_CLOEXEC), 0);
+    fill(output_pipe[1]);
+    pid = scratch_fork();
+    if (pid == 0) {
+        dup2(input[0], STDIN_FILENO);
+        dup2(output_pipe[1], STDOUT_FILENO);
+        setenv("LOCK_KEEPER_SOCKET", sidecar.socket, 1);
+        execl(lockctl_binary(), "lockctl", "acquire", "key", NULL);
+        _exit(99);
+    }
+    close(output_pipe[1]);
+    SCRATCH_UNTIL(5000, bench_exists("key"));
+    SCRATCH_UNTIL(5000, blocked_by(pid) & 1ull << (SIGTERM - 1));
+    ck_assert_int_eq(kill(pid, SIGTERM), 0);
+    while (read(output_pipe[0], output, sizeof output) > 0)
+        continue;
+    ck_assert_int_eq(scratch_exit_code(pid, 5000), 0);
+    ck_assert(!bench_exists("key"));
+    close(input[1]);
 }
 END_TEST
 
@@ -299,6 +356,7 @@ int main(void)
     tcase_set_timeout(tests, 60);
     tcase_add_test(tests, acquire_holds_until_its_input_ends);
     tcase_add_test(tests, acquire_holds_until_a_signal);
+    tcase_add_test(tests, acquire_takes_signals_before_it_tells_of_the_grant);
     tcase_add_test(tests, acquire_tells_of_a_loss);
     tcase_add_test(tests, detached_and_released);
     tcase_add_test(tests, a_shell_takes_the_grant);
