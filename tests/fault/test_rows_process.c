@@ -292,17 +292,12 @@ START_TEST(row_35_stderr_is_full)
     struct rows_holder holder;
     struct line_client client;
     struct line_lease lease;
-    char fill[4096], line[8192];
+    char line[8192];
     int ends[2];
     ssize_t length;
     bool counted = false;
 
-    ck_assert_int_eq(pipe2(ends, O_CLOEXEC), 0);
-    ck_assert_int_eq(fcntl(ends[1], F_SETFL, O_NONBLOCK), 0);
-    memset(fill, '#', sizeof fill);
-    while (write(ends[1], fill, sizeof fill) > 0)
-        ;
-    ck_assert_int_eq(fcntl(ends[1], F_SETFL, 0), 0);
+    scratch_full_pipe(ends);
     sidecar.stderr_fd = ends[1];
     rows_start("1s");
     rows_hold(&holder, "logged", "");

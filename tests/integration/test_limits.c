@@ -4,7 +4,6 @@
 // has a named refusal, and the others do not notice.
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -292,15 +291,9 @@ START_TEST(full_log_pipe_blocks_nothing)
 {
     struct line_client client;
     struct line_lease lease;
-    char fill[4096];
     int ends[2];
 
-    ck_assert_int_eq(pipe2(ends, O_CLOEXEC), 0);
-    fcntl(ends[1], F_SETFL, O_NONBLOCK);
-    memset(fill, 'f', sizeof fill);
-    while (write(ends[1], fill, sizeof fill) > 0)
-        ;
-    fcntl(ends[1], F_SETFL, 0);
+    scratch_full_pipe(ends);
     sidecar.stderr_fd = ends[1];
     sidecar_process_start(&sidecar, redis.url, "--lock-ttl", "1s", "--log-level", "debug", NULL);
     client = connected();

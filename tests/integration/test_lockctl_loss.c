@@ -6,7 +6,6 @@
 // The command is the beater (beater.c) with two children, most often deaf to SIGTERM. What it wrote
 // last is compared with the instant at which a rival got the key from Redis.
 
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -363,14 +362,10 @@ END_TEST
 // Its reader has gone to sleep: the full pipe of standard error stops nobody.
 START_TEST(nobody_reads_standard_error)
 {
-    char filler[4096] = {0};
     int ends[2];
     pid_t pid;
 
-    ck_assert_int_eq(pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
-    while (write(ends[1], filler, sizeof filler) > 0)
-        ;
-    ck_assert_int_eq(fcntl(ends[1], F_SETFL, 0), 0);
+    scratch_full_pipe(ends);
     pid = scratch_fork();
     if (pid == 0) {
         dup2(ends[1], STDERR_FILENO);

@@ -310,3 +310,15 @@ int64_t scratch_cpu_ms(pid_t pid)
     free(text);
     return (int64_t)((user + system) * 1000 / (unsigned long long)sysconf(_SC_CLK_TCK));
 }
+
+void scratch_full_pipe(int ends[2])
+{
+    char fill[4096];
+
+    memset(fill, '#', sizeof fill);
+    ck_assert_int_eq(pipe2(ends, O_CLOEXEC), 0);
+    ck_assert_int_eq(fcntl(ends[1], F_SETFL, O_NONBLOCK), 0);
+    while (write(ends[1], fill, sizeof fill) > 0)
+        continue;
+    ck_assert_int_eq(fcntl(ends[1], F_SETFL, 0), 0);
+}

@@ -73,6 +73,8 @@ void scratch_pause_ms(int64_t ms);
 
 // A loopback TCP port that was free a moment ago.
 int scratch_free_port(void);
+// A pipe that holds all it can: the next write to ends[1], which blocks, waits for a reader.
+void scratch_full_pipe(int ends[2]);
 // Open descriptors of a process; 0: of this one.
 int scratch_descriptors(pid_t pid);
 // CPU time that a process has used, in ms.
